@@ -1,0 +1,142 @@
+"""Whole batches on the device: shuffle, flip, crop and normalise, as few operations on a uint8 tensor.
+
+A crop of a mirrored image is a set of byte ranges of the stored data set, so that a batch is one gather of rows.
+Every random draw of an epoch is a function of (seed, epoch) alone: an epoch can be replayed from any step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in units of uint8 (0 to 255)."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalization:
+        """The statistics of uint8 images ``N×C×H×W``; a channel without variation gets a deviation of 1."""
+        count, sums, squares = 0, 0.0, 0.0
+        for chunk in images.split(2048):
+            pixels = chunk.to(torch.float32)
+            count += pixels.numel() // pixels.shape[1]
+            sums = sums + pixels.sum((0, 2, 3), dtype=torch.float64)
+            squares = squares + pixels.square().sum((0, 2, 3), dtype=torch.float64)
+        mean = torch.as_tensor(sums) / count
+        std = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+        std[std == 0] = 1.0
+        return cls(tuple(mean.tolist()), tuple(std.tolist()))
+
+
+class BatchStream:
+    """Batches of a split, normalised float32 images ``B×C×H×W`` and int64 labels ``B``, on the device.
+
+    Args:
+        images: uint8 ``N×C×H×W``, on any device.
+        labels: int64 ``N``.
+        batch_size: images a batch; at most N.
+        normalization: what to subtract and divide by.
+        device: where the batches are needed; the images are kept there.
+        channels_last: the memory format of the batches.
+        flip: mirror each image with probability one half.
+        crop_padding: pad by that many black pixels and crop back to the size at a random place.
+        seed: of the order and of the draws.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        normalization: Normalization,
+        *,
+        device: torch.device,
+        channels_last: bool = False,
+        flip: bool = False,
+        crop_padding: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.batch_size = min(batch_size, len(labels))
+        self.labels = labels.to(device)
+        self._seed, self._flip, self._padding = seed, flip, crop_padding
+        self._channels, self._height, self._width = images.shape[1:]
+        self._channels_last = channels_last
+        shape = (1, 1, 1, self._channels) if channels_last else (1, self._channels, 1, 1)
+        self._mean = torch.tensor(normalization.mean, device=device).view(shape)
+        self._scale = torch.tensor(normalization.std, device=device).view(shape).reciprocal()
+        self._rows, self._row_offsets = self._store(images.to(device))
+
+    def __len__(self) -> int:
+        """Batches an epoch: full ones only, so that every step of a run has the same shape."""
+        return len(self.labels) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The shuffled, augmented batches of an epoch, from the batch ``start`` on."""
+        device, count = self.labels.device, len(self.labels)
+        random = torch.Generator().manual_seed(_mix(self._seed, epoch))
+        order = torch.randperm(count, generator=random)
+        shifts = torch.randint(0, 2 * self._padding + 1, (2, count), generator=random)
+        mirrored = torch.randint(0, 2 if self._flip else 1, (count,), generator=random)
+        offsets = self._offsets(order, mirrored, shifts[0], shifts[1]).to(device)
+        labels = self.labels[order.to(device)]
+        for index in range(start, len(self)):
+            batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
+            yield self._gather(offsets[batch]), labels[batch]
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in stored order, not augmented; the last batch may be smaller."""
+        count = len(self.labels)
+        centre = torch.full((count,), self._padding)
+        offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self.labels.device)
+        for batch in zip(offsets.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+            yield self._gather(batch[0]), batch[1]
+
+    def _store(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """All rows that a crop can consist of, as overlapping windows of the padded images' bytes.
+
+        With ``flip`` the mirrored images follow the plain ones. A row is a line of pixels with its channels where
+        channels come last, and a line of one channel otherwise.
+        """
+        padded = torch.nn.functional.pad(images, [self._padding] * 4)
+        if self._flip:
+            padded = torch.cat([padded, padded.flip(3)])
+        height, width = padded.shape[2:]
+        self._image_stride = self._channels * height * width
+        if self._channels_last:
+            padded = padded.permute(0, 2, 3, 1)
+            self._line, self._pixel = width * self._channels, self._channels
+            row_offsets = torch.arange(self._height) * self._line
+        else:
+            self._line, self._pixel = width, 1
+            planes = torch.arange(self._channels)[:, None] * (height * width)
+            row_offsets = (planes + torch.arange(self._height) * self._line).flatten()
+        flat = padded.contiguous().flatten()
+        length = self._width * self._pixel
+        return flat.as_strided((flat.numel() - length + 1, length), (1, 1)), row_offsets.to(images.device)
+
+    def _offsets(self, order: Tensor, mirrored: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        """Where in the stored bytes the first pixel of each crop is."""
+        images = order + mirrored * len(self.labels)
+        return images * self._image_stride + down * self._line + right * self._pixel
+
+    def _gather(self, offsets: Tensor) -> Tensor:
+        rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten())
+        if self._channels_last:
+            shape = (-1, self._height, self._width, self._channels)
+            return self._normalize(rows.view(shape)).permute(0, 3, 1, 2)
+        return self._normalize(rows.view(-1, self._channels, self._height, self._width))
+
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        return pixels.to(torch.float32).sub_(self._mean).mul_(self._scale)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One generator seed from two numbers, such that neighbours share no stream."""
+    return (seed * 1_000_003 + epoch) * 0x9E3779B97F4A7C15 % 2**63

@@ -1,0 +1,138 @@
+"""Data sets by name: ``digits``, ``cifar10``, ``parquet:PATH``, ``folder:PATH``.
+
+Every source becomes the same thing: two splits of uint8 images ``N×3×S×S`` and int64 labels, decoded once, cached
+under a key made of the source's content, and memory-mapped after that. A source that is missing or damaged is an
+error that names the file and the remedy; no other data set is ever taken in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.data.cache import Arrays, load_or_build
+from bench.data.cifar10 import Cifar10
+from bench.data.digits import Digits
+from bench.data.image_folder import ImageFolder
+from bench.data.images import Images, Labels, Progress, find_folder, silent
+from bench.data.parquet import Parquet
+from bench.errors import DataError, did_you_mean
+
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images ``N×3×S×S`` (uint8, read-only) and labels ``N`` (int64)."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A decoded data set. ``sha256`` identifies its content: the source's bytes and how they were decoded."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    sha256: str
+
+
+class Source(Protocol):
+    """Where a data set comes from."""
+
+    name: str
+
+    def content_sha256(self, progress: Progress) -> str:
+        """A hash of everything that the decoded images depend on."""
+
+    def classes(self) -> tuple[str, ...]:
+        """Class names in label order."""
+
+    def decode(self, split: str, size: int, progress: Progress) -> tuple[Images, Labels]:
+        """The images ``N×3×size×size`` and labels of a split."""
+
+
+def load_dataset(
+    name: str,
+    *,
+    size: int = 32,
+    data_dir: str | Path | None = None,
+    progress: Progress = silent,
+) -> Dataset:
+    """Load a data set by its name on the command line.
+
+    Args:
+        name: ``digits``, ``cifar10``, ``parquet:PATH`` or ``folder:PATH``. A relative path is looked for in the
+            current folder, then in ``data_dir``.
+        size: side of the images in pixels; others are resized (bilinear, antialiased).
+        data_dir: where archives and relative paths are found; ``ZOOBENCH_DATA`` if None.
+        progress: called while something long is done.
+
+    Raises:
+        DataError: the source is unknown, missing or damaged; the message names the file and the remedy.
+    """
+    source = _source(name, data_dir or os.environ.get("ZOOBENCH_DATA"), progress)
+    key = hashlib.sha256(f"{source.content_sha256(progress)} size={size} decoder=1".encode()).hexdigest()
+
+    def build() -> Arrays:
+        arrays: Arrays = {}
+        for split in SPLITS:
+            images, labels = source.decode(split, size, progress)
+            _check_labels(name, split, labels, source.classes())
+            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+        return arrays
+
+    arrays = load_or_build(key, build)
+    splits = {split: Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS}
+    return Dataset(source.name, source.classes(), splits["train"], splits["test"], key)
+
+
+def hold_out(labels: Labels, fraction: float, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Split a train set's indices into ``train`` and ``val``: stratified, the same for every run.
+
+    Of each class ``fraction`` is held out, rounded to the nearest image; 0 holds out nothing.
+    """
+    # RandomState's stream is frozen by NumPy's policy; a Generator's may change between versions.
+    random = np.random.RandomState(seed)
+    members = [random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    val = np.sort(np.concatenate([each[: round(fraction * len(each))] for each in members]))
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _source(name: str, data_dir: str | Path | None, progress: Progress) -> Source:
+    kind, colon, path = name.partition(":")
+    if name == "digits":
+        return Digits()
+    if name == "cifar10":
+        return Cifar10.find(data_dir, progress)
+    if colon and kind == "parquet":
+        return Parquet(find_folder(path, data_dir, "parquet:data/cifar10"))
+    if colon and kind == "folder":
+        return ImageFolder(find_folder(path, data_dir, "folder:data/flowers"))
+    raise DataError(
+        f"no data set is named {name!r}.{did_you_mean(kind, ['digits', 'cifar10', 'parquet', 'folder'])} "
+        "Possible: digits, cifar10, parquet:PATH, folder:PATH."
+    )
+
+
+def _check_labels(name: str, split: str, labels: Labels, classes: tuple[str, ...]) -> None:
+    if not len(labels):
+        raise DataError(f"the split {split!r} of {name!r} holds no images. Expected at least one.")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(outside):
+        raise DataError(
+            f"label {labels[outside[0]]} of image {outside[0]} in the split {split!r} of {name!r} is out of range: "
+            f"there are {len(classes)} classes, 0 to {len(classes) - 1}. Mend the labels or the class names."
+        )
