@@ -4,6 +4,8 @@ No paper: the network that tutorials train first. Three stages of Conv-BN-ReLU-M
 then dropout 0.5 and one linear layer. At 10 classes it has 94,986 parameters whatever the input size.
 """
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -26,7 +28,7 @@ class SimpleCNN(nn.Module):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(ConvNormAct(before, after, kernel_size=3, bias=True), nn.MaxPool2d(2))
-                for before, after in zip(chans[:-1], chans[1:], strict=True)
+                for before, after in itertools.pairwise(chans)
             )
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -36,7 +38,8 @@ class SimpleCNN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``N×C×H×W`` to logits ``N×num_classes``."""
         x = self.pool(self.stages(x)).flatten(1)
-        return self.fc(self.dropout(x))
+        logits: torch.Tensor = self.fc(self.dropout(x))
+        return logits
 
 
 @register_model(

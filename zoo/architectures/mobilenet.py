@@ -1,0 +1,85 @@
+"""MobileNets: networks for phones (Howard et al. 2017, arXiv:1704.04861; Sandler et al. 2018, arXiv:1801.04381).
+
+Known for: V1 replaced standard convolutions by depthwise separable ones throughout and scales all widths by one
+multiplier; V2 turned the residual block inside out (narrow between blocks, wide and depthwise within).
+
+Departures: V1 uses ReLU6 as timm's weights do (the paper says ReLU, its released code ReLU6) and pads symmetrically
+where TensorFlow pads to the right; V2 is torchvision's, dropout 0.2 before the classifier. V1's parts carry our names;
+`MobileNetV1.reference_keys` translates timm's.
+
+Small images (64 pixels or less): early strides are 1, no weight changes its shape. V1: the stem's (kuangliu/
+pytorch-cifar, 46 million multiply-accumulates at 32×32); V2: the stem's and that of the 24-channel stage (kuangliu and
+chenyaofo/pytorch-cifar-models, 88 million).
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from zoo.layers import ConvNormAct, DepthwiseSeparableConv, init_kaiming
+from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+
+V1_PAPER = "Howard et al. 2017, MobileNets, arXiv:1704.04861"
+V1_SMALL_IMAGE = "the stem's stride is 1"
+
+# Stages of table 1: (output channels, blocks, stride of the first block).
+V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
+# Table 2 of V2: (expansion, output channels, blocks, stride of the first block).
+V2_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+
+
+class MobileNetV1(nn.Module):
+    """Stem, thirteen depthwise separable convolutions in five stages, global average pooling, linear head."""
+
+    # Regular expressions over timm's names; ours on the right.
+    reference_keys: ClassVar[dict[str, str]] = {
+        r"^conv_stem\.": "stem.0.",
+        r"^bn1\.": "stem.1.",
+        r"^blocks\.(\d+)\.(\d+)\.conv_dw\.": r"stages.\1.\2.depthwise.",
+        r"^blocks\.(\d+)\.(\d+)\.bn(\d)\.": r"stages.\1.\2.norm\3.",
+        r"^blocks\.(\d+)\.(\d+)\.conv_pw\.": r"stages.\1.\2.pointwise.",
+    }
+
+    def __init__(self, num_classes: int, input_size: int, in_chans: int, width: float, drop_rate: float) -> None:
+        super().__init__()
+        chans = int(32 * width)
+        stem_stride = 1 if input_size <= SMALL_INPUT_SIZE else 2
+        self.stem = ConvNormAct(in_chans, chans, kernel_size=3, stride=stem_stride, act=nn.ReLU6)
+        self.stages = nn.Sequential()
+        for base_chans, depth, stride in V1_STAGES:
+            out_chans = int(base_chans * width)
+            stage = nn.Sequential()
+            for index in range(depth):
+                block_stride = stride if index == 0 else 1
+                stage.append(DepthwiseSeparableConv(chans, out_chans, stride=block_stride, act=nn.ReLU6))
+                chans = out_chans
+            self.stages.append(stage)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(drop_rate)
+        self.classifier = nn.Linear(chans, num_classes)
+        init_kaiming(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``N×C×H×W`` to logits ``N×num_classes``."""
+        x = self.pool(self.stages(self.stem(x))).flatten(1)
+        logits: torch.Tensor = self.classifier(self.dropout(x))
+        return logits
+
+
+@register_model(
+    paper=V1_PAPER,
+    year=2017,
+    published=Published(
+        params=4_231_976, gmacs=0.569, source="the paper, table 6 (4.2 M, 569 M); timm mobilenetv1_100"
+    ),
+    weights="timm/mobilenetv1_100",
+    recipe={"lr": 0.1, "weight_decay": 4e-5},
+    small_image=V1_SMALL_IMAGE,
+    representative=True,
+)
+def mobilenet_v1(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
+) -> MobileNetV1:
+    """The full width."""
+    return MobileNetV1(num_classes, input_size, in_chans, 1.0, drop_rate)

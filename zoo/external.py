@@ -1,0 +1,250 @@
+"""Models of timm and torchvision under the names ``timm/NAME`` and ``torchvision/NAME``; both imported when asked."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import inspect
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.registry import ModelInfo, Published, Task, UnknownModelError, ZooError, did_you_mean
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    input_size: int,
+    in_chans: int,
+    pretrained: bool | str | Path = False,
+    **options: Any,
+) -> nn.Module:
+    """Build ``timm/NAME`` or ``torchvision/NAME`` as that library does, with a head for ``num_classes``.
+
+    ``options`` go to the library's builder. ``pretrained=True`` loads its default weights, a path a state dict.
+
+    Raises:
+        UnknownModelError: the library has no model of this name.
+        ZooError: the library refuses the arguments, or the network cannot take images of this size.
+    """
+    info = model_info(name)
+    try:
+        model = info.builder(num_classes=num_classes, input_size=input_size, in_chans=in_chans, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise ZooError(f"{name!r} cannot be built for {_image(in_chans, input_size)}: {_first_line(error)}") from error
+    if input_size != info.input_size:
+        _check_input_size(info, num_classes, input_size, in_chans, options)
+    if pretrained:
+        from zoo.pretrained import load_pretrained
+
+        load_pretrained(model, info, pretrained)
+    return model
+
+
+def list_models(pattern: str) -> list[str]:
+    """Names with their prefix that match a wildcard pattern such as ``timm/resnet*``, sorted."""
+    wanted, _, rest = pattern.partition("/")
+    names: list[str] = []
+    for library in fnmatch.filter(LIBRARIES, wanted):
+        names += [f"{library}/{name}" for name in fnmatch.filter(_names(library), rest)]
+    return sorted(names)
+
+
+def model_info(name: str) -> ModelInfo:
+    """What the library says of its model, without building it. Raises `UnknownModelError`."""
+    library, _, model = name.partition("/")
+    if library not in LIBRARIES:
+        raise UnknownModelError(f"no library {library!r} in {name!r}: expected timm/NAME or torchvision/NAME.")
+    return _timm_info(model) if library == "timm" else _torchvision_info(model)
+
+
+def load_reference_weights(name: str) -> dict[str, torch.Tensor]:
+    """The library's default pretrained state dict of ``timm/NAME`` or ``torchvision/NAME``, downloaded if need be.
+
+    Raises `ZooError` where there are none or they cannot be fetched.
+    """
+    library, _, model = name.partition("/")
+    model_info(name)
+    try:
+        if library == "timm":
+            import timm
+
+            if timm.get_pretrained_cfg(model) is None or not timm.is_model_pretrained(model):
+                raise ZooError(f"timm has no pretrained weights of {model!r}.")
+            state: dict[str, torch.Tensor] = timm.create_model(model, pretrained=True).state_dict()
+        else:
+            import torchvision
+
+            weights = torchvision.models.get_model_weights(model)
+            if not len(weights):
+                raise ZooError(f"torchvision has no pretrained weights of {model!r}.")
+            state = weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
+    except ZooError:
+        raise
+    except Exception as error:  # network, hub and cache errors have no common base
+        raise ZooError(
+            f"the pretrained weights of {name!r} cannot be fetched ({type(error).__name__}: {_first_line(error)}). "
+            "Give the path of a state dict as `pretrained` where there is no network."
+        ) from error
+    return state
+
+
+@functools.cache
+def _names(library: str) -> tuple[str, ...]:
+    if library == "timm":
+        import timm
+
+        return tuple(timm.list_models())
+    import torchvision
+
+    # Detection, video and optical flow have another task; quantised models do not train.
+    modules = (torchvision.models, torchvision.models.segmentation)
+    return tuple(name for module in modules for name in torchvision.models.list_models(module=module))
+
+
+def _require(library: str, model: str) -> None:
+    base = model.partition(".")[0] if library == "timm" else model  # timm's tags: NAME.TAG
+    if base not in _names(library):
+        raise UnknownModelError(
+            f"{library} has no model {model!r}.{did_you_mean(base, _names(library))} "
+            f"`zoobench list '{library}/*'` shows all names."
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _timm_info(model: str) -> ModelInfo:
+    _require("timm", model)
+    import timm
+
+    config = timm.get_pretrained_cfg(model)
+    size = max(config.input_size[1:]) if config and config.input_size else 224
+
+    def build(num_classes: int, input_size: int, in_chans: int, **options: Any) -> nn.Module:
+        arguments = dict(options, num_classes=num_classes, in_chans=in_chans)
+        if config and config.fixed_input_size and input_size != size:
+            arguments["img_size"] = input_size  # vision transformers are built for one size
+        built: nn.Module = timm.create_model(model, pretrained=False, **arguments)
+        return built
+
+    return ModelInfo(
+        name=f"timm/{model}",
+        family="timm",
+        builder=build,
+        input_size=size,
+        num_classes=(config.num_classes if config else None) or 1000,
+        small_image="nothing: timm's model as it is",
+        weights=f"timm/{model}",
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _torchvision_info(model: str) -> ModelInfo:
+    _require("torchvision", model)
+    import torchvision
+
+    weights = torchvision.models.get_model_weights(model)
+    meta: Mapping[str, Any] = weights.DEFAULT.meta if len(weights) else {}
+    segmentation = model in torchvision.models.list_models(module=torchvision.models.segmentation)
+    task: Task = "segmentation" if segmentation else "classification"
+    size = _torchvision_size(weights.DEFAULT) if len(weights) else 520 if segmentation else 224
+    num_classes = len(meta.get("categories", ())) or (21 if segmentation else 1000)
+
+    def build(num_classes: int, input_size: int, in_chans: int, **options: Any) -> nn.Module:
+        return _build_torchvision(model, num_classes, input_size, in_chans, options)
+
+    published = Published(
+        params=meta.get("num_params"),
+        gmacs=meta.get("_ops"),
+        num_classes=num_classes,
+        source="torchvision weights metadata",
+    )
+    return ModelInfo(
+        name=f"torchvision/{model}",
+        family="torchvision",
+        builder=build,
+        task=task,
+        input_size=size,
+        num_classes=num_classes,
+        published=published if meta else None,
+        small_image="nothing: torchvision's model as it is",
+        weights=f"torchvision/{model}",
+    )
+
+
+def _torchvision_size(weights: Any) -> int:
+    """Side in pixels that the preset of a torchvision weights entry yields."""
+    preset = weights.transforms()
+    size = getattr(preset, "crop_size", None) or getattr(preset, "resize_size", None) or [224]
+    return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def _build_torchvision(
+    model: str, num_classes: int, input_size: int, in_chans: int, options: Mapping[str, Any]
+) -> nn.Module:
+    import torchvision
+
+    arguments = dict(options, weights=None, num_classes=num_classes)
+    parameters = inspect.signature(torchvision.models.get_model_builder(model)).parameters
+    if "weights_backbone" in parameters:
+        arguments.setdefault("weights_backbone", None)
+        arguments.setdefault("aux_loss", True)  # as the published weights have it
+    if model.startswith("vit_") and input_size != 224:
+        arguments["image_size"] = input_size
+    if model in ("googlenet", "inception_v3"):
+        arguments.setdefault("aux_logits", False)
+        arguments.setdefault("init_weights", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built: nn.Module = torchvision.models.get_model(model, **arguments)
+    if in_chans != 3:
+        _replace_first_conv(built, model, in_chans)
+    return built
+
+
+def _replace_first_conv(model: nn.Module, name: str, in_chans: int) -> None:
+    """Give a model that is fixed to three channels a first convolution for ``in_chans``."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            parent, _, attribute = path.rpartition(".")
+            replacement = nn.Conv2d(
+                in_chans,
+                module.out_channels,
+                module.kernel_size,  # type: ignore[arg-type]
+                module.stride,  # type: ignore[arg-type]
+                module.padding,  # type: ignore[arg-type]
+                module.dilation,  # type: ignore[arg-type]
+                bias=module.bias is not None,
+            )
+            setattr(model.get_submodule(parent), attribute, replacement)
+            return
+    raise ZooError(f"'torchvision/{name}' has no first convolution of 3 channels to replace for in_chans={in_chans}.")
+
+
+def _check_input_size(
+    info: ModelInfo, num_classes: int, input_size: int, in_chans: int, options: Mapping[str, Any]
+) -> None:
+    """Try the forward pass without memory or arithmetic: some of these networks shrink small images to nothing."""
+    with torch.device("meta"), torch.no_grad():
+        model = info.builder(num_classes=num_classes, input_size=input_size, in_chans=in_chans, **options).eval()
+        try:
+            model(torch.empty(1, in_chans, input_size, input_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ZooError(
+                f"{info.name!r} cannot take {_image(in_chans, input_size)}: {_first_line(error)} "
+                f"Its own input size is {info.input_size}."
+            ) from error
+
+
+def _image(in_chans: int, input_size: int) -> str:
+    return f"{in_chans}×{input_size}×{input_size} images"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".") + "."
