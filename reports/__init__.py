@@ -1,0 +1,33 @@
+"""Reports: records in, tables and figures out. Nothing here needs the network that was measured.
+
+    >>> import reports
+    >>> runs = reports.load_runs("results")  # doctest: +SKIP
+    >>> reports.leaderboard(runs)  # doctest: +SKIP
+
+Every function is a pure one: DataFrame in, DataFrame or matplotlib Figure out. Names are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "reports.loading": ("load_runs", "load_history", "load_results"),
+    "reports.tables": ("leaderboard", "pareto_front", "separations", "to_markdown", "to_latex", "render_leaderboard"),
+    "reports.figures": ("plot_accuracy_against",),
+    "reports.report": ("write_report",),
+}
+_MODULE = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = list(_MODULE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module 'reports' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

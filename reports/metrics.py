@@ -1,0 +1,106 @@
+"""What the reports call each number: label, unit, scale, digits, and which way is better.
+
+Records hold full precision in the units of their keys; this table alone scales and rounds for people.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run: a record's value times ``scale`` is in ``unit``.
+
+    ``digits`` counts decimals, or significant digits where ``significant`` is set. ``better`` is None for a number
+    that is neither good nor bad in itself; ``exact`` are counts, which have no interval; ``short`` is the heading
+    where space is narrow.
+    """
+
+    key: str
+    label: str
+    unit: str
+    scale: float = 1.0
+    digits: int = 3
+    significant: bool = True
+    better: Literal["higher", "lower"] | None = None
+    exact: bool = False
+    short: str = ""
+
+    @property
+    def axis(self) -> str:
+        """Label and unit, as on a figure's axis or above a column."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def text(self, value: float | None) -> str:
+        """The value as people read it, without its unit; a dash where there is none."""
+        return format_number(None if value is None else value * self.scale, self.digits, self.significant)
+
+    def text_with_interval(self, value: float | None, low: float | None, high: float | None) -> str:
+        """``91.20 ± 0.35``; the value alone where there is no interval."""
+        if (
+            self.exact
+            or value is None
+            or low is None
+            or high is None
+            or not all(map(math.isfinite, (value, low, high)))
+        ):
+            return self.text(value)
+        half = (high - low) / 2 * self.scale
+        digits = _decimals(value * self.scale, self.digits) if self.significant else self.digits
+        return f"{self.text(value)} ± {format_number(half, digits, significant=False)}"
+
+
+def format_number(value: float | None, digits: int = 3, significant: bool = True) -> str:
+    """A number with thousands separators and so many significant digits (or decimals), never in scientific notation."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if significant:
+        decimals = _decimals(value, digits)
+        value, digits = round(value, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0.0, decimals
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", "−")
+
+
+def _decimals(value: float, digits: int) -> int:
+    if not value or not math.isfinite(value):
+        return 0
+    return min(max(digits - 1 - math.floor(math.log10(abs(value))), 0), 9)
+
+
+_TABLE = (
+    Metric("test_top1", "Test accuracy", "%", 100, 2, False, "higher", short="Accuracy %"),
+    Metric("test_loss", "Test loss", "", better="lower"),
+    Metric("val_top1", "Validation accuracy", "%", 100, 2, False, "higher"),
+    Metric("val_loss", "Validation loss", "", better="lower"),
+    Metric("train_top1", "Training accuracy", "%", 100, 2, False, "higher"),
+    Metric("train_loss", "Training loss", "", better="lower"),
+    Metric("calibration_error", "Calibration error", "%", 100, 2, False, "lower"),
+    Metric("params", "Parameters", "M", 1e-6, better="lower", exact=True, short="Params M"),
+    Metric("macs", "MACs", "M", 1e-6, better="lower", exact=True, short="MACs M"),
+    Metric("flops", "FLOPs", "M", 1e-6, better="lower", exact=True),
+    Metric("activations", "Activations", "M", 1e-6, better="lower", exact=True),
+    Metric("throughput_img_per_s", "Inference", "images/s", better="higher", short="Infer img/s"),
+    Metric("train_throughput_img_per_s", "Training", "images/s", better="higher", short="Train img/s"),
+    Metric("latency_ms", "Latency", "ms", better="lower"),
+    Metric("peak_memory_bytes", "Peak memory", "MiB", 2**-20, better="lower", short="Memory MiB"),
+    Metric("macs_per_s", "Achieved", "GMAC/s", 1e-9, better="higher"),
+    Metric("macs_utilisation", "Share of peak", "%", 100, 1, False, "higher"),
+    Metric("train_seconds", "Training time", "s", better="lower", short="Time s"),
+    Metric("wall_seconds", "Wall time", "s", better="lower"),
+    Metric("images_seen", "Images seen", "k", 1e-3),
+    Metric("epochs", "Epochs", "", digits=4),
+    Metric("steps", "Steps", "k", 1e-3),
+    Metric("lr_peak", "Peak learning rate", ""),
+)
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _TABLE}
+
+
+def metric(key: str) -> Metric:
+    """The table's entry for a key, or a plain one for a key that it does not know."""
+    return METRICS.get(key) or Metric(key, key, "")

@@ -1,0 +1,139 @@
+"""What seeds can tell: intervals of means, tests on differences, ranks that are earned, seeds that are missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+POWER = 0.8
+MAX_TESTED = 200
+"""Pairs grow with the square of the models: only so many of the best are tested against one another."""
+MAX_SEEDS = 1000
+
+PAIR_COLUMNS = ["a", "b", "difference", "p", "p_holm", "separated", "more_seeds"]
+
+
+def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean, low and high end of Student's t-interval; the ends are NaN for fewer than two finite values."""
+    x = np.asarray(values, dtype=float)
+    x = x[np.isfinite(x)]
+    if len(x) == 0:
+        return math.nan, math.nan, math.nan
+    mean = float(x.mean())
+    if len(x) == 1:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 1) * x.std(ddof=1) / math.sqrt(len(x)))
+    return mean, mean - half, mean + half
+
+
+def holm(p: ArrayLike) -> NDArray[np.float64]:
+    """P-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def compare_pairs(groups: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """Test every pair of models on the difference of their means, over seeds.
+
+    Welch's t-test, Holm-corrected for the number of pairs. A model with a single seed, or whose seeds agree to the
+    last digit, borrows the variance pooled over the others; where nothing has a variance, no pair is tested and ``p``
+    is NaN. ``separated`` also holds where it follows: a above c and c above b put a above b. ``more_seeds`` are those
+    that each of the two would need to be separated at the observed difference with a power of 80%; infinite where
+    that is above a thousand, 0 where they are separated.
+
+    Columns: `PAIR_COLUMNS`; ``a`` is the better one (higher mean), ``difference`` = mean of a − mean of b.
+    """
+    values = {name: np.asarray(v, dtype=float) for name, v in groups.items()}
+    values = {name: v[np.isfinite(v)] for name, v in values.items()}
+    names = sorted((n for n, v in values.items() if len(v)), key=lambda n: (-values[n].mean(), n))
+    if len(names) < 2:
+        return pd.DataFrame(columns=PAIR_COLUMNS)
+    mean = np.array([values[n].mean() for n in names])
+    count = np.array([len(values[n]) for n in names])
+    variance = np.array([values[n].var(ddof=1) if len(values[n]) > 1 else math.nan for n in names])
+    own = np.isfinite(variance) & (variance > 0)
+    freedom = (count - 1).astype(float)
+    if own.any():
+        pooled = float((variance[own] * freedom[own]).sum() / freedom[own].sum())
+        variance, freedom = np.where(own, variance, pooled), np.where(own, freedom, freedom[own].sum())
+    i, j = np.triu_indices(len(names), 1)
+    difference = mean[i] - mean[j]
+    if own.any():
+        error_i, error_j = variance[i] / count[i], variance[j] / count[j]
+        degrees = (error_i + error_j) ** 2 / (error_i**2 / freedom[i] + error_j**2 / freedom[j])
+        p = 2 * stats.t.sf(difference / np.sqrt(error_i + error_j), degrees)
+        p_holm = holm(p)
+    else:
+        p = p_holm = np.full(len(i), math.nan)
+    above = np.zeros((len(names), len(names)), dtype=bool)
+    above[i, j] = p_holm < 1 - confidence
+    for middle in range(len(names)):  # the transitive closure: what follows from the tests is not in doubt either
+        above |= above[:, middle, None] & above[None, middle, :]
+    separated = above[i, j]
+    more = np.zeros(len(i))
+    for k in np.flatnonzero(~separated):
+        needed = seeds_to_separate(difference[k], variance[i[k]], variance[j[k]], (1 - confidence) / len(i))
+        more[k] = max(needed - min(count[i[k]], count[j[k]]), 1)
+    label = np.array(names, dtype=object)
+    columns = (label[i], label[j], difference, p, p_holm, separated, more)
+    return pd.DataFrame(dict(zip(PAIR_COLUMNS, columns, strict=True)))
+
+
+def seeds_to_separate(difference: float, variance_a: float, variance_b: float, alpha: float) -> float:
+    """Seeds each of two models needs for a two-sided t-test at ``alpha`` to find the difference with 80% power.
+
+    Infinite above a thousand, and where the difference or a variance is unknown or zero.
+    """
+    spread = variance_a + variance_b
+    if not (math.isfinite(difference) and difference != 0 and math.isfinite(spread) and spread > 0):
+        return math.inf
+    sizes = np.unique(np.geomspace(2, MAX_SEEDS, 200).astype(int))
+    if _power(difference, spread, alpha, sizes[-1:])[0] < POWER:
+        return math.inf
+    last = sizes[int(np.argmax(_power(difference, spread, alpha, sizes) >= POWER))]
+    first = sizes[max(int(np.searchsorted(sizes, last)) - 1, 0)]
+    fine = np.arange(first, last + 1)
+    return float(fine[int(np.argmax(_power(difference, spread, alpha, fine) >= POWER))])
+
+
+def _power(difference: float, spread: float, alpha: float, size: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Power by the shifted central t, which errs on the side of more seeds at very few of them."""
+    degrees = 2 * (size - 1)
+    critical = stats.t.isf(alpha / 2, degrees)
+    return np.asarray(stats.t.cdf(abs(difference) / np.sqrt(spread / size) - critical, degrees))
+
+
+def shared_ranks(pairs: pd.DataFrame, means: Mapping[str, float]) -> pd.DataFrame:
+    """Ranks from tests: ``rank`` = 1 + number of models that are separated from this one and above it.
+
+    So models that the seeds cannot separate share a rank, unless a third one stands between them, and a model that
+    is separated from another never does. ``rank_worst`` is
+    the last place that the tests leave open. Where no pair could be tested the rank is the order of the means (equal
+    means share one) and ``tested`` is False. Models with a NaN mean have no rank.
+
+    Index: the models in order of their means, NaN last; columns: rank, rank_worst, tested.
+    """
+    known = {name: mean for name, mean in means.items() if math.isfinite(mean)}
+    tested = len(pairs) > 0 and bool(pairs.p.notna().any())
+    if tested:
+        won = pairs[pairs.separated.astype(bool)]
+        beaten, beats = won.b.value_counts(), won.a.value_counts()
+        rows = {n: (1 + int(beaten.get(n, 0)), len(known) - int(beats.get(n, 0)), True) for n in known}
+    else:
+        order = pd.Series(known, dtype=float).rank(ascending=False, method="min").astype(int)
+        ties = order.value_counts()
+        rows = {n: (int(order[n]), int(order[n] + ties[order[n]] - 1), False) for n in known}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=["rank", "rank_worst", "tested"])
+    frame = frame.loc[sorted(frame.index, key=lambda n: (-known[n], n))]
+    lost = pd.DataFrame(index=[n for n in means if n not in known], columns=frame.columns, dtype=float)
+    return pd.concat([frame.astype({"rank": float, "rank_worst": float}), lost]) if len(lost) else frame
