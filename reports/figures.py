@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from reports.metrics import Metric, metric
 from reports.safety import label_text
-from reports.style import ACCENT, MANY, QUIET, figure_style, new_figure, nothing_to_show, place_labels
+from reports.style import ACCENT, MANY, PALETTE, QUIET, figure_style, new_figure, nothing_to_show, place_labels
 from reports.tables import leaderboard, pareto_front
 
 MAX_SETTINGS = 6
@@ -61,13 +63,13 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
     return figure
 
 
-def plain_log_axis(axes: Axes) -> None:
-    """Write a logarithmic x axis with plain numbers: 1, 10, 100 and, within two decades, 2 and 5 as well."""
-    low, high = axes.get_xlim()
-    dense = np.log10(high / low) < 2.2
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if dense else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+def plain_log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+    """Write a logarithmic axis with plain numbers: 1, 10, 100 and, within two decades, 2 and 5 as well."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if np.log10(high / low) < 2.2 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
     axes.grid(visible=False, which="minor")
 
 
@@ -87,3 +89,59 @@ def _error_bars(axes: Axes, table: pd.DataFrame, x: Metric, y: Metric, many: boo
         table[x.key] * x.scale, table[y.key] * y.scale, xerr=None if x.exact else span(x), yerr=span(y), fmt="none",
         ecolor=QUIET, elinewidth=0.9, alpha=0.6, capsize=2, rasterized=many, zorder=2,
     )  # fmt: skip
+
+
+def roofline_points(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a leaderboard that `plot_roofline` shows: those with MACs, activations and throughput."""
+    return table[table.macs_per_s.gt(0) & table.macs.gt(0) & table.activations.gt(0)]
+
+
+def plot_roofline(df: pd.DataFrame, peak: float | None = None) -> Figure:
+    """Achieved MACs a second against MACs per activation, one point a model; ``peak`` is the machine's, in MACs/s.
+
+    MACs per activation stands for arithmetic intensity (MACs per byte moved): few of them, as in depthwise
+    convolutions, leave the machine waiting for memory.
+    """
+    table = roofline_points(df if "rank" in df else leaderboard(df))
+    intensity = table.macs / table.activations
+    with figure_style():
+        if table.empty:
+            return nothing_to_show("No model has MACs, activations and throughput.")
+        figure, axes = new_figure()
+        scale, many = metric("macs_per_s").scale, len(table) > MANY
+        ys = table.macs_per_s * scale
+        sns.scatterplot(x=intensity, y=ys, s=34, linewidth=0.6, color=QUIET, ax=axes, rasterized=many, zorder=3)
+        axes.collections[-1].set_gid("points")
+        axes.set(xscale="log", yscale="log", xlabel="MACs per activation, log scale")
+        axes.set_ylabel(f"{metric('macs_per_s').axis}, log scale")
+        if peak:
+            axes.axhline(peak * scale, color=ACCENT, lw=1.4, label=f"measured peak {peak * scale:,.3g} GMAC/s")
+            axes.legend(loc="best")
+        plain_log_axis(axes)
+        plain_log_axis(axes, "y")
+        place_labels(axes, list(intensity), list(ys), list(table.model), set())
+    return figure
+
+
+def plot_throughput_by_batch(batches: pd.DataFrame) -> Figure:
+    """Inference throughput against batch size, one line a model; ``batches`` has model, batch_size, images_per_s."""
+    with figure_style():
+        if batches.empty:
+            return nothing_to_show("Throughput was measured at one batch size only.")
+        figure, axes = new_figure()
+        medians = batches.groupby(["model", "batch_size"], sort=False).images_per_s.median().reset_index()
+        for k, (model, rows) in enumerate(medians.groupby("model", sort=False)):
+            if k == 2 * len(PALETTE):
+                break
+            rows = rows.sort_values("batch_size")
+            sns.lineplot(
+                x=rows.batch_size, y=rows.images_per_s, ax=axes, color=PALETTE[k % len(PALETTE)], marker="o", lw=1.4,
+                ls="-" if k < len(PALETTE) else "--", label=label_text(str(model), 22), errorbar=None,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="Batch size", ylabel="Inference (images/s), log scale")
+        sizes = sorted(medians.batch_size.unique())
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        plain_log_axis(axes, "y")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.8)
+    return figure

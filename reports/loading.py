@@ -34,7 +34,7 @@ RUN_COLUMNS: dict[str, str] = {
     "torch": "version of torch",
     "commit": "git commit, with `+` behind it where the tree was changed",
     "started_at": "when the run began, as the record has it",
-    "flags": "number of disturbances noted",
+    "disturbed": "number of disturbances noted",
     "error_kind": "class of the exception, empty where the run completed",
     "error_message": "its message",
     "test_top1_low": "ends of a 95% interval where the record has one: `KEY_low`, `KEY_high`",
@@ -78,7 +78,7 @@ def runs_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=_columns())
     numbers = [c for c in _columns() if c in METRICS or c.endswith(("_low", "_high")) or c in ("seed", "threads")]
     frame[numbers] = frame[numbers].astype(float)
-    frame["flags"] = frame["flags"].astype(int)
+    frame["disturbed"] = frame["disturbed"].astype(int)
     return _tell_settings_apart(frame)
 
 
@@ -161,7 +161,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "torch": text(get(environment, "versions", "torch")),
         "commit": commit + ("+" if commit and get(environment, "git", "dirty") else ""),
         "started_at": text(environment.get("started_at")),
-        "flags": len(record.flags),
+        "disturbed": len(record.flags),
         "error_kind": text(record.error.kind) if record.error else "",
         "error_message": text(record.error.message) if record.error else "",
     }

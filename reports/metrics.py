@@ -66,6 +66,11 @@ def format_number(value: float | None, digits: int = 3, significant: bool = True
     return text.replace("-", "−")
 
 
+def counted(count: float, noun: str) -> str:
+    """``1 seed``, ``3 seeds``, ``1,200 seeds``."""
+    return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
+
+
 def _decimals(value: float, digits: int) -> int:
     if not value or not math.isfinite(value):
         return 0

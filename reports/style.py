@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 
 from reports.safety import label_text
 
-INK, MUTED, GRID, SURFACE = "#1d2733", "#5a6675", "#dbe1e8", "#ffffff"
+INK, MUTED, GRID, SURFACE = "#1d2733", "#5a6675", "#dbe1e8", "#fefefe"
 PALETTE = ("#1f6fb2", "#c4501b", "#16855f", "#8a4fae", "#a8791a", "#b8336a", "#2b8a9e", "#6b6b6b")
 """Each has a contrast of at least 3:1 on white; the page swaps them for lighter ones on a dark ground."""
 ACCENT, QUIET = PALETTE[1], PALETTE[0]
@@ -93,6 +93,7 @@ def place_labels(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequ
         label = axes.annotate(
             label_text(names[k]), (x[k], y[k]), (0, 0), textcoords="offset points", fontsize=8.5, color=INK
         )
+        label.set_gid("label")
         extent = label.get_window_extent()
         for dx, dy, ha, va in _PLACES:
             left = points[k][0] + dx * scale - {"left": 0, "center": 0.5, "right": 1}[ha] * extent.width

@@ -52,7 +52,7 @@ LEADERBOARD_COLUMNS: dict[str, str] = {
     "model": "name of the architecture",
     "seeds": "completed runs",
     "failed": "runs that failed or diverged",
-    "flags": "disturbances noted over the runs",
+    "disturbed": "disturbances noted over the runs",
 } | {
     column: what
     for key, m in METRICS.items()
@@ -110,6 +110,12 @@ def pareto_front(
             best, last = min(best, y[k]), (x[k], y[k])
             front.append(k)
     return known.iloc[front]
+
+
+def extreme(table: pd.DataFrame, key: str, largest: bool = True) -> pd.Series:
+    """The row with the largest (or smallest) value of a column, NaN left out; the first of equals."""
+    values = table[key].to_numpy(float)
+    return table.iloc[int(np.nanargmax(values) if largest else np.nanargmin(values))]
 
 
 def shown_metrics(table: pd.DataFrame) -> list[Metric]:
@@ -197,7 +203,7 @@ def _summary(runs: pd.DataFrame) -> pd.DataFrame:
             over_seeds = mean[key] + sign * half[key]
             own = single.get(f"{key}_{end}")
             intervals[f"{key}_{end}"] = over_seeds if own is None else over_seeds.where(count[key] > 1, own)
-    everything = runs.groupby(keys, sort=False).agg(total=("status", "size"), flags=("flags", "sum"))
+    everything = runs.groupby(keys, sort=False).agg(total=("status", "size"), disturbed=("disturbed", "sum"))
     everything["seeds"] = completed.groupby(keys, sort=False).size().reindex(everything.index, fill_value=0)
     everything["failed"] = everything.pop("total") - everything.seeds
     return everything.join([mean, pd.DataFrame(intervals, index=mean.index)]).reset_index()
@@ -232,7 +238,7 @@ def _cells(
     """Header and rows of a leaderboard as text; only what at least one row has."""
     metrics = list(shown_metrics(table) if metrics is None else metrics)
     header = ["#", "Model", *(m.axis for m in metrics), "Seeds"]
-    troubled = bool(len(table)) and bool((table.failed > 0).any() or (table.flags > 0).any())
+    troubled = bool(len(table)) and bool((table.failed > 0).any() or (table.disturbed > 0).any())
     body = []
     for row in table.to_dict("records"):
         numbers = [
@@ -242,7 +248,7 @@ def _cells(
             for m in metrics
         ]
         cells = [rank_text(row["rank"], row["rank_worst"], row["tested"]), str(row["model"]), *numbers]
-        body.append([*cells, str(row["seeds"]), *([_trouble(row["failed"], row["flags"])] if troubled else [])])
+        body.append([*cells, str(row["seeds"]), *([_trouble(row["failed"], row["disturbed"])] if troubled else [])])
     return header + (["Note"] if troubled else []), body
 
 

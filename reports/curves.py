@@ -1,0 +1,81 @@
+"""Figures of training: learning curves, and the time to a target."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures import plain_log_axis
+from reports.metrics import metric
+from reports.safety import label_text
+from reports.style import ACCENT, INK, PALETTE, QUIET, figure_style, new_figure, nothing_to_show
+
+_DASHES = ((), (4, 1.5), (1, 1), (5, 1.5, 1, 1.5))
+
+
+def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_top1") -> Figure:
+    """One line a model, the mean over its seeds, with the band from the lowest to the highest seed.
+
+    ``x`` is ``epoch`` or ``seconds`` of training; over seconds, an epoch stands at the mean time its seeds took.
+    """
+    known = history[history[y].notna() & history[x].notna() & history.epoch.notna()]
+    with figure_style():
+        if known.empty:
+            return nothing_to_show("No run has a learning curve.")
+        figure, axes = new_figure()
+        scale = metric(y).scale
+        for k, (model, rows) in enumerate(known.groupby("model", sort=False)):
+            by_epoch = rows.groupby("epoch").agg(x=(x, "mean"), mean=(y, "mean"), low=(y, "min"), high=(y, "max"))
+            colour, dashes = PALETTE[k % len(PALETTE)], _DASHES[k // len(PALETTE) % len(_DASHES)]
+            line = sns.lineplot(
+                x=by_epoch.x, y=by_epoch["mean"] * scale, ax=axes, color=colour, lw=1.6, errorbar=None,
+                label=label_text(str(model), 22), marker="o" if len(by_epoch) < 3 else None,
+            ).lines[-1]  # fmt: skip
+            line.set_dashes(dashes)
+            axes.fill_between(by_epoch.x, by_epoch.low * scale, by_epoch.high * scale, color=colour, alpha=0.15, lw=0)
+        axes.set(xlabel="Epoch" if x == "epoch" else "Training time (s), log scale", ylabel=metric(y).axis)
+        if x == "epoch":
+            axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+        elif known[x].min() > 0:
+            axes.set_xscale("log")
+            plain_log_axis(axes)
+        figure.legends.clear()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.8)
+    return figure
+
+
+def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20) -> Figure:
+    """Training seconds until the validation accuracy first met ``target``: a point a seed, a bar at the median.
+
+    ``times`` has model, seed, seconds (NaN: never). Models that no seed of which met it are left out; fastest first.
+    """
+    met = times[times.seconds.gt(0)]
+    order = met.groupby("model").seconds.median().sort_values().index[:shown].tolist()
+    goal = f"{target * 100:g}% validation accuracy"
+    with figure_style():
+        if not order:
+            return nothing_to_show(f"No run met {goal}.")
+        figure, axes = new_figure((5.6, 1.1 + 0.27 * len(order)))
+        met = met[met.model.isin(order)]
+        sns.stripplot(
+            x=met.seconds, y=pd.Categorical(met.model, order), ax=axes, color=QUIET, size=5, jitter=False, alpha=0.75,
+            linewidth=0,
+        )  # fmt: skip
+        for k, model in enumerate(order):
+            median = met[met.model == model].seconds.median()
+            axes.plot([median, median], [k - 0.32, k + 0.32], color=ACCENT, lw=2)
+        axes.set_yticks(range(len(order)), [label_text(name, 22) for name in order])
+        axes.set_xscale("log")
+        low, high = float(met.seconds.min()), float(met.seconds.max())
+        pad = 0.06 * max(math.log10(high / low), 0.3)
+        axes.set_xlim(low * 10**-pad, high * 10**pad)
+        plain_log_axis(axes)
+        axes.set(xlabel=f"Training time to {goal} (s), log scale", ylabel="")
+        axes.grid(visible=False, axis="y")
+        marks = [Line2D([], [], marker="o", ls="", color=QUIET), Line2D([], [], color=ACCENT, lw=2)]
+        axes.legend(marks, ["a seed", "median"], loc="best", labelcolor=INK)
+    return figure

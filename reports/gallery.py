@@ -1,0 +1,186 @@
+"""Which figures a page shows, under what headings, and what each says to those who cannot see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from reports.curves import plot_learning_curves, plot_time_to_target
+from reports.figures import (
+    plot_accuracy_against,
+    plot_roofline,
+    plot_throughput_by_batch,
+    points_shown,
+    roofline_points,
+)
+from reports.metrics import counted, metric
+from reports.mistakes import per_class_accuracy, plot_confusion, plot_per_class_accuracy, plot_reliability
+from reports.safety import shorten
+from reports.snapshot import Snapshot, curves_of
+from reports.svg import inline_svg
+from reports.tables import extreme, pareto_front
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page: its id, title, inline SVG, and the caption that also is its text alternative."""
+
+    name: str
+    title: str
+    svg: Markup
+    caption: str
+
+
+def pictures(snapshot: Snapshot, table: pd.DataFrame) -> dict[str, list[Picture]]:
+    """The figures of one setting by section; a figure without data is left out, a section without figures too."""
+    groups = {
+        "Accuracy and its cost": [_accuracy(table, key) for key in ("macs", "params", "throughput_img_per_s")],
+        "Learning": [*_curves(snapshot, table), _target(snapshot)],
+        "Speed": [_roofline(snapshot, table), _batches(snapshot)],
+        "Mistakes": _mistakes(snapshot, table),
+    }
+    shown = {name: [picture for picture in group if picture] for name, group in groups.items()}
+    return {name: group for name, group in shown.items() if group}
+
+
+def _picture(
+    name: str, title: str, figure: Callable[[], Figure], caption: str, points: list[str] | None = None
+) -> Picture:
+    return Picture(name, title, inline_svg(figure(), name, title, f"{name}-caption", points or []), caption)
+
+
+def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
+    shown = points_shown(table, key)
+    if shown.empty:
+        return None
+    m, accuracy = metric(key), metric("test_top1")
+    front = pareto_front(shown, key, cost_better=m.better or "lower")
+    best = "the faster" if m.better == "higher" else "the fewer"
+    names = ", ".join(shorten(name) for name in front.model[:12])
+    points = [
+        f"{shorten(row.model, 60)}: {accuracy.text(row.test_top1)}%, {m.text(row[key])} {m.unit}"
+        for _, row in shown.iterrows()
+    ]
+    caption = (
+        f"{len(shown)} models; {best} the better. On the Pareto front, where no model is better in both: {names}"
+        f"{' and others' if len(front) > 12 else ''}. Bars are 95% intervals; where names would overlap, some are left "
+        "out."
+    )
+    return _picture(
+        f"accuracy-{key.split('_')[0]}",
+        f"Test accuracy against {m.label.lower() if m.label != 'MACs' else 'MACs'}",
+        lambda: plot_accuracy_against(table, key),
+        caption,
+        points,
+    )
+
+
+def _curves(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
+    curves = curves_of(snapshot)
+    if curves.val_top1.notna().sum() == 0:
+        return []
+    order = {model: k for k, model in enumerate(table.model)}
+    curves = curves.sort_values("model", key=lambda models: models.map(order), kind="stable")
+    final = curves[curves.val_top1.notna()].groupby(["model", "seed"], sort=False).val_top1.last()
+    means = final.groupby("model", sort=False).mean()
+    last = "; ".join(f"{shorten(str(model))} {value * 100:.1f}%" for model, value in means.items())
+    told = (
+        f"The best by test accuracy, {counted(curves.model.nunique(), 'model')}; lines are means over seeds, bands"
+    )
+    return [
+        _picture(
+            f"curves-{x}",
+            f"Validation accuracy over {words}",
+            lambda x=x: plot_learning_curves(curves, x),  # type: ignore[misc]
+            f"{told} go from the lowest seed to the highest. After the last epoch: {last}.",
+        )
+        for x, words in (("epoch", "epochs"), ("seconds", "seconds of training"))
+        if curves[x].notna().any()
+    ]
+
+
+def _target(snapshot: Snapshot) -> Picture | None:
+    target = snapshot["target"]["val_top1"]
+    rows = pd.DataFrame(snapshot["target"]["seconds"], columns=["model", "seed", "seconds"]).astype({"seconds": float})
+    met = rows[rows.seconds.gt(0)]
+    if target is None or met.empty:
+        return None
+    medians = met.groupby("model").seconds.median().sort_values()
+    never = rows.model.nunique() - len(medians)
+    caption = (
+        f"{shorten(str(medians.index[0]))} is the first to reach {target * 100:g}% on the validation split, after "
+        f"{metric('train_seconds').text(float(medians.iloc[0]))} s of training. "
+        f"{counted(never, 'model')} never did."
+    )
+    return _picture("target", "Time to target", lambda: plot_time_to_target(rows, target), caption)
+
+
+def _roofline(snapshot: Snapshot, table: pd.DataFrame) -> Picture | None:
+    shown = roofline_points(table)
+    if shown.empty:
+        return None
+    m, peak = metric("macs_per_s"), snapshot["peak_macs_per_s"]
+    best = extreme(shown, "macs_per_s")
+    caption = (
+        f"{shorten(best.model)} uses the machine best, with {m.text(best.macs_per_s)} {m.unit}"
+        + (f" of the {m.text(peak)} measured for a large matrix product" if peak else "; its peak was not measured")
+        + ". To the left, few MACs for each activation: the machine waits for memory rather than computes."
+    )
+    points = [f"{shorten(r.model, 60)}: {m.text(r.macs_per_s)} {m.unit}" for _, r in shown.iterrows()]
+    return _picture("roofline", "What the machine achieves", lambda: plot_roofline(table, peak), caption, points)
+
+
+def _batches(snapshot: Snapshot) -> Picture | None:
+    rows = pd.DataFrame(snapshot["batches"], columns=["model", "batch_size", "images_per_s"])
+    if rows.empty:
+        return None
+    best = extreme(rows, "images_per_s")
+    caption = (
+        f"Medians over runs. The most images in a second: {metric('throughput_img_per_s').text(best.images_per_s)}, by "
+        f"{shorten(best.model)} at a batch size of {best.batch_size:g}."
+    )
+    return _picture("batches", "Throughput against batch size", lambda: plot_throughput_by_batch(rows), caption)
+
+
+def _mistakes(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
+    confusion = {model: snapshot["confusion"][model] for model in table.model if model in snapshot["confusion"]}
+    calibration = {model: snapshot["calibration"][model] for model in table.model if model in snapshot["calibration"]}
+    found: list[Picture | None] = []
+    if confusion:
+        best, counts = next(iter(confusion.items()))
+        classes = snapshot["classes"] or [str(k) for k in range(len(counts))]
+        pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
+        n, i, j = max(pairs, default=(0, 0, 0))
+        worst = f"Most often {shorten(classes[i])} is taken for {shorten(classes[j])}: {n:g} images. " if n else ""
+        found.append(
+            _picture(
+                "confusion",
+                f"Confusion matrix of {shorten(best)}",
+                lambda: plot_confusion(counts, classes),
+                f"{worst}Rows are true classes, in percent of the class; the colours end at the worst confusion.",
+            )
+        )
+        accuracy = per_class_accuracy(confusion, classes)
+        mean = accuracy.mean()
+        if mean.notna().any():
+            hard, easy = str(mean.idxmin()), str(mean.idxmax())
+            caption = (
+                f"Averaged over these models the hardest class is {shorten(hard)} ({mean.min() * 100:.1f}%), "
+                f"the easiest {shorten(easy)} ({mean.max() * 100:.1f}%)."
+            )
+            found.append(_picture("classes", "Accuracy by class", lambda: plot_per_class_accuracy(accuracy), caption))
+    if calibration:
+        found.append(
+            _picture(
+                "reliability",
+                "Reliability",
+                lambda: plot_reliability(calibration),
+                "How often a model is right when it says how sure it is. Below the diagonal it is surer than it should "
+                "be; the calibration error is the mean distance from it, weighted by images.",
+            )
+        )
+    return found

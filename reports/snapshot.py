@@ -1,0 +1,222 @@
+"""What a page is made of: one plain JSON value, taken from the records and embedded in the page.
+
+A page is a pure function of its snapshot, so it can be made again from what it carries and compared: `reports.verify`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.records import RunRecord
+from reports.loading import RUN_COLUMNS, Results, get, history_table, matrix, number, text
+from reports.metrics import METRICS
+from reports.tables import leaderboard
+
+SCHEMA = 1
+CURVES, POINTS = 8, 60
+"""So many of the best models have their learning curves drawn, each with at most so many points."""
+MISTAKES, CLASSES = 12, 100
+LISTED = 100
+"""Of failures, disturbances and damaged records so many are told in full; the others are counted."""
+
+Snapshot = dict[str, Any]
+
+
+def take_snapshot(results: Results, pages: dict[str, str] | None = None) -> Snapshot:
+    """Everything that the comparison page shows or draws; ``pages`` are the models' own pages, by model."""
+    runs = results.runs
+    main = main_runs(runs)
+    best = list(dict.fromkeys(leaderboard(main).model)) if len(main) else []
+    completed = main[main.status == "completed"]
+    history = history_table(main, results.records)
+    target = _target(history)
+    mistakes = _by_model(completed[completed.model.isin(best[:MISTAKES])], results.records)
+    snapshot = {
+        "schema": SCHEMA,
+        "made_with": {name: _version(name) for name in ("zoobench", "matplotlib", "seaborn", "pandas")},
+        "runs": {column: [_plain(value) for value in runs[column]] for column in map(str, runs)},
+        "curves": _thin(history[history.model.isin(best[:CURVES])]),
+        "target": {"val_top1": target, "seconds": _seconds_to(history, target)},
+        "batches": _batches(completed, results.records),
+        "peak_macs_per_s": _peak(main, results.records),
+        **mistakes,
+        "failures": _failures(runs, results.records),
+        "disturbances": _disturbances(results.records),
+        "damaged": [text(message) for message in results.damaged[:LISTED]],
+        "damaged_count": len(results.damaged),
+        "provenance": _provenance(runs, results.records),
+        "pages": pages or {},
+    }
+    return dict(json.loads(to_json(snapshot)))
+
+
+def to_json(snapshot: Snapshot) -> str:
+    """The one text of a snapshot: ASCII, and harmless inside a script element."""
+    plain = json.dumps(snapshot, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return plain.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def runs_of(snapshot: Snapshot) -> pd.DataFrame:
+    """The table of runs that a snapshot carries, equal to the one it was taken from."""
+    frame = pd.DataFrame(snapshot["runs"])
+    numbers = [c for c in map(str, frame) if c in METRICS or c not in RUN_COLUMNS or c in ("seed", "threads")]
+    return frame.astype(dict.fromkeys(numbers, float) | {"disturbed": int})
+
+
+def curves_of(snapshot: Snapshot) -> pd.DataFrame:
+    """The learning curves that a snapshot carries."""
+    return pd.DataFrame(snapshot["curves"]["rows"], columns=snapshot["curves"]["columns"])
+
+
+def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the setting in which the most models completed; of the first by name, where there are several."""
+    if runs.empty:
+        return runs
+    completed = runs[runs.status == "completed"].groupby("setting").model.nunique()
+    counts = completed.reindex(sorted(set(runs.setting)), fill_value=0)
+    return runs[runs.setting == counts.idxmax()]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _thin(history: pd.DataFrame) -> dict[str, Any]:
+    columns = ["model", "seed", "epoch", "seconds", "train_loss", "val_loss", "val_top1"]
+    parts = []
+    for _, rows in history.groupby("run_id", sort=False):
+        step = math.ceil(len(rows) / POINTS)
+        keep = sorted({*range(0, len(rows), step), len(rows) - 1})
+        parts.append(rows.iloc[keep][columns])
+    cells = pd.concat(parts).to_numpy(dtype=object) if parts else np.empty((0, len(columns)))
+    return {"columns": columns, "rows": [[_plain(cell) for cell in row] for row in cells]}
+
+
+def _target(history: pd.DataFrame) -> float | None:
+    """The validation accuracy that the median model reaches, down to the next 5%: a mark that most can meet."""
+    best = history.groupby("run_id").val_top1.max().groupby(history.groupby("run_id").model.first()).median().median()
+    return math.floor(best * 20) / 20 if best == best and best >= 0.05 else None
+
+
+def _seconds_to(history: pd.DataFrame, target: float | None) -> list[list[Any]]:
+    """Rows of model, seed, training seconds until the validation accuracy first met the target, or None."""
+    if target is None:
+        return []
+    met = history[history.val_top1 >= target].groupby("run_id").seconds.min()
+    runs = history.drop_duplicates("run_id")
+    seconds = runs.run_id.map(met).astype(float)
+    return [[m, _plain(s), _plain(t)] for m, s, t in zip(runs.model, runs.seed, seconds, strict=True)]
+
+
+def _by_model(runs: pd.DataFrame, records: dict[str, RunRecord]) -> dict[str, Any]:
+    """Confusion matrices and calibration bins, summed over a model's seeds; the names of the classes."""
+    confusion: dict[str, list[list[float]]] = {}
+    calibration: dict[str, list[list[float]]] = {}
+    classes: list[str] = []
+    for run_id, model in zip(runs.run_id, runs.model, strict=True):
+        samples = records[run_id].samples
+        counts = matrix(samples.get("test_confusion"))
+        square = 0 < len(counts) <= CLASSES and len(counts[0]) == len(counts) and _finite(counts)
+        if square and (not confusion or len(counts) == len(next(iter(confusion.values())))):
+            before = confusion.get(model, [[0.0] * len(counts)] * len(counts))
+            confusion[model] = [
+                [a + b for a, b in zip(*rows, strict=True)] for rows in zip(before, counts, strict=True)
+            ]
+            names = get(records[run_id].environment, "data", "classes")
+            if isinstance(names, list) and len(names) == len(counts):
+                classes = classes or [text(name) for name in names]
+        bins = matrix(samples.get("test_calibration"), 3)
+        if bins and len(bins) <= CLASSES:
+            calibration.setdefault(model, []).extend([_plain(c) for c in row] for row in bins)
+    return {"confusion": confusion, "calibration": calibration, "classes": classes}
+
+
+def _finite(rows: list[list[float]]) -> bool:
+    return all(math.isfinite(cell) and cell >= 0 for row in rows for cell in row)
+
+
+def _batches(runs: pd.DataFrame, records: dict[str, RunRecord]) -> list[list[Any]]:
+    """Rows of model, batch size, images/s: of every batch size that was measured."""
+    found = []
+    for run_id, model, own in zip(runs.run_id, runs.model, runs.throughput_img_per_s, strict=True):
+        rows = matrix(records[run_id].samples.get("throughput_by_batch"))
+        found += [[model, *row[:2]] for row in rows if len(row) >= 2 and _finite([row[:2]])]
+        size = number(get(records[run_id].config, "measure", "batch_size"))
+        if not rows and size > 0 and own > 0:
+            found.append([model, size, own])
+    return found if len({row[1] for row in found}) > 1 else []
+
+
+def _peak(runs: pd.DataFrame, records: dict[str, RunRecord]) -> float | None:
+    peaks = [number(records[run_id].environment.get("peak_macs_per_s")) for run_id in runs.run_id]
+    known = sorted(peak for peak in peaks if peak > 0)
+    return known[len(known) // 2] if known else None
+
+
+def _failures(runs: pd.DataFrame, records: dict[str, RunRecord]) -> list[dict[str, Any]]:
+    lost = runs[runs.status != "completed"]
+    columns = ["run_id", "model", "seed", "setting", "status", "error_kind", "error_message"]
+    rows = [{str(k): _plain(v) for k, v in row.items()} for row in lost[columns].head(LISTED).to_dict("records")]
+    for row in rows:
+        record = records[row["run_id"]]
+        row["epochs"] = len(record.history)
+        row["traceback"] = text(record.error.traceback)[-4000:] if record.error else ""
+    return rows
+
+
+def _disturbances(records: dict[str, RunRecord]) -> list[dict[str, Any]]:
+    """Like disturbances told once, with the number of runs that had them."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], dict[str, str]] = {}
+    for run_id, record in records.items():
+        for flag in record.flags:
+            key = (text(flag.kind), text(flag.phase))
+            kinds[key] += 1
+            example.setdefault(key, {"run_id": run_id, "message": text(flag.message)})
+    common = kinds.most_common(LISTED)
+    return [{"kind": kind, "phase": phase, "count": n, **example[kind, phase]} for (kind, phase), n in common]
+
+
+def _provenance(runs: pd.DataFrame, records: dict[str, RunRecord]) -> list[dict[str, Any]]:
+    """What the runs were made with, told once for all runs that share it, with the number of those."""
+    found: dict[str, dict[str, Any]] = {}
+    for run_id in runs.run_id:
+        environment, config = records[run_id].environment, records[run_id].config
+        data = {"name": get(environment, "data", "name") or config.get("data"), "sha256": config.get("data_sha256")}
+        data |= {split: get(environment, "data", split) for split in ("train", "val", "test")}
+        facts = {
+            "plan": text(environment.get("plan")),
+            "command": text(environment.get("command")),
+            "commit": text(get(environment, "git", "commit")),
+            "dirty": bool(get(environment, "git", "dirty")),
+            "machine": _texts(environment.get("machine")),
+            "versions": _texts(environment.get("versions")),
+            "data": _texts(data),
+        }
+        entry = found.setdefault(json.dumps(facts, sort_keys=True), facts | {"runs": 0, "first": "", "last": ""})
+        started = text(environment.get("started_at"))
+        entry["runs"] += 1
+        entry["first"] = min(filter(None, (entry["first"], started)), default="")
+        entry["last"] = max(entry["last"], started)
+    return sorted(found.values(), key=lambda entry: -entry["runs"])[:LISTED]
+
+
+def _texts(value: Any) -> dict[str, str]:
+    items = value.items() if isinstance(value, dict) else [("", value)] if value is not None else []
+    return {text(k): text(v) for k, v in items if v is not None and not isinstance(v, dict | list)}

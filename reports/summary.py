@@ -1,0 +1,179 @@
+"""The summary in words: what was compared, under what terms, who wins at what, and what cannot be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from reports.metrics import counted, format_number, metric
+from reports.safety import shorten
+from reports.tables import extreme, pareto_front
+
+NOTES = 12
+"""So many pairs that the seeds cannot separate are told."""
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """Who wins at one thing: a heading, the model, and the number with its unit."""
+
+    title: str
+    model: str
+    value: str
+    note: str = ""
+
+
+def highlights(table: pd.DataFrame) -> list[Highlight]:
+    """The winners of one setting's leaderboard, by accuracy, speed, size and accuracy for the compute."""
+    ranked = table[table["rank"].notna()]
+    found = []
+    if len(ranked):
+        best = ranked.iloc[0]
+        rivals = int((ranked["rank"] == 1).sum()) - 1 if bool(best.tested) else 0
+        note = f"{counted(rivals, 'other')} cannot be told from it" if rivals else ""
+        found.append(_highlight("Most accurate", best, "test_top1", note))
+    for title, key in (
+        ("Fastest inference", "throughput_img_per_s"),
+        ("Fastest training", "train_throughput_img_per_s"),
+        ("Fewest parameters", "params"),
+    ):
+        known = ranked[ranked[key].notna()]
+        if len(known) > 1:
+            row = extreme(known, key, metric(key).better == "higher")
+            found.append(_highlight(title, row, key, _accuracy_note(row)))
+    return found
+
+
+def sentences(table: pd.DataFrame, runs: pd.DataFrame, pairs: pd.DataFrame, damaged: int) -> list[str]:
+    """The summary of one setting, a sentence or two a paragraph; ``runs`` are all runs of the results folder."""
+    if runs.empty:
+        return ["There are no records yet. Run a plan, for example: zoobench run quick." + _damaged(damaged)]
+    ranked = table[table["rank"].notna()]
+    here = runs[runs.setting.isin(table.setting)]
+    text = [_compared(table, here), _trouble(runs, damaged)]
+    if len(ranked) == 0:
+        text.append("No run has a test accuracy, so nothing is ranked.")
+    elif len(ranked) == 1:
+        best = ranked.iloc[0]
+        text.append(
+            f"{shorten(best.model)} reaches {_accuracy(best)} test accuracy; there is nothing to hold it against."
+        )
+    else:
+        text += [_winner(ranked, pairs), _frontier(ranked), _compute(ranked)]
+    others = runs.setting.nunique() - 1
+    if others > 0:
+        text.append(f"The results hold {counted(others, 'other setting')}; models are ranked within a setting only.")
+    return [sentence for sentence in text if sentence]
+
+
+def inseparable(table: pd.DataFrame, pairs: pd.DataFrame) -> list[dict[str, str]]:
+    """Neighbours in the leaderboard that the seeds cannot separate, and how many more seeds would."""
+    order = [model for model, rank in zip(table.model, table["rank"], strict=True) if not math.isnan(rank)]
+    place = {model: k for k, model in enumerate(order)}
+    notes = []
+    for row in pairs[~pairs.separated.astype(bool)].to_dict("records"):
+        if place.get(row["b"], -9) - place.get(row["a"], 9) == 1:
+            notes.append((place[row["a"]], _pair_note(row)))
+    return [note for _, note in sorted(notes, key=lambda item: item[0])[:NOTES]]
+
+
+def _pair_note(row: Mapping[Hashable, Any]) -> dict[str, str]:
+    more, p = float(row["more_seeds"]), float(row["p_holm"])
+    points = f"{100 * float(row['difference']):.2f} points"
+    if not math.isfinite(p):
+        advice = "one seed each, so nothing was tested: at least 1 more seed of each"
+    elif not math.isfinite(more):
+        advice = "not within a thousand seeds, if the difference stays as it is"
+    else:
+        advice = f"{counted(more, 'more seed')} of each would separate them"
+    return {"a": str(row["a"]), "b": str(row["b"]), "points": points, "p": _p_text(p), "advice": advice}
+
+
+def _p_text(p: float) -> str:
+    return "–" if not math.isfinite(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _highlight(title: str, row: pd.Series, key: str, note: str) -> Highlight:
+    m = metric(key)
+    return Highlight(title, str(row.model), f"{m.text(float(row[key]))} {m.unit}".strip(), note)
+
+
+def _accuracy(row: pd.Series) -> str:
+    m = metric("test_top1")
+    text = m.text_with_interval(float(row.test_top1), float(row.test_top1_low), float(row.test_top1_high))
+    return f"({text})%" if "±" in text else f"{text}%"
+
+
+def _accuracy_note(row: pd.Series) -> str:
+    return f"at {metric('test_top1').text(float(row.test_top1))}% accuracy"
+
+
+def _compared(table: pd.DataFrame, here: pd.DataFrame) -> str:
+    first = here.iloc[0]
+    counts = sorted(set(table.seeds[table.seeds > 0])) or [0]
+    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    machine = " and ".join(filter(None, (shorten(first.cpu, 60), shorten(first.gpu, 60))))
+    threads = f", {counted(first.threads, 'thread')}" if math.isfinite(first.threads) else ""
+    return (
+        f"{counted(len(table), 'architecture')}, {seeds} each, on {shorten(first['data'], 60) or 'an unnamed data set'}"
+        + (f" with the recipe {shorten(first.recipe, 40)}" if first.recipe else "")
+        + (f" under a budget of {shorten(first.budget, 40)}" if first.budget else "")
+        + (f", on {machine}" if machine else "")
+        + (f" ({shorten(first.device, 20)}{threads})." if first.device else ".")
+    )
+
+
+def _trouble(runs: pd.DataFrame, damaged: int) -> str:
+    lost = runs[runs.status != "completed"].status.value_counts()
+    parts = [f"{count} of {counted(len(runs), 'run')} {status}" for status, count in sorted(lost.items())]
+    noisy = int((runs.disturbed > 0).sum())
+    if noisy:
+        parts.append(f"{noisy} run{'s were' if noisy != 1 else ' was'} disturbed while being measured")
+    return (", ".join(parts) + "." if parts else "") + _damaged(damaged)
+
+
+def _damaged(count: int) -> str:
+    return f" {counted(count, 'record')} could not be read." if count else ""
+
+
+def _winner(ranked: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    best = ranked.iloc[0]
+    text = f"{shorten(best.model)} has the highest test accuracy, {_accuracy(best)}."
+    if not bool(best.tested):
+        return text + " With one seed each, the order is not tested: another seed may turn it."
+    equals = [shorten(name) for name in ranked.model[ranked["rank"] == 1] if name != best.model]
+    if equals:
+        text += f" The seeds cannot tell it from {_listed(equals)}."
+    else:
+        text += " It is ahead of every other beyond what the seeds leave open."
+    return text
+
+
+def _frontier(ranked: pd.DataFrame) -> str:
+    front = pareto_front(ranked, "macs", "test_top1")
+    if len(front) < 2:
+        return ""
+    names = [shorten(name) for name in front.model]
+    return f"For every amount of compute, one of these is the most accurate: {_listed(names, 8)}."
+
+
+def _compute(ranked: pd.DataFrame) -> str:
+    known = ranked[ranked.throughput_img_per_s.gt(0)]
+    if len(known) < 2:
+        return ""
+    m = metric("throughput_img_per_s")
+    fast, slow = extreme(known, m.key), extreme(known, m.key, largest=False)
+    ratio = format_number(fast[m.key] / slow[m.key])
+    speed = f"{m.text(float(fast[m.key]))} {m.unit}"
+    return (
+        f"In inference {shorten(fast.model)} is the fastest: {speed}, {ratio} times as many as {shorten(slow.model)}."
+    )
+
+
+def _listed(names: list[str], most: int = 5) -> str:
+    shown = names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} others"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
