@@ -11,6 +11,7 @@ rule is applied to each. For fused attention, which fvcore skips, the rule is ou
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,11 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, matmul_flop_jit
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore's losses, imported along, are TorchScript
+    from fvcore.nn.jit_handles import addmm_flop_jit, bmm_flop_jit, conv_flop_jit, matmul_flop_jit
 
 TOLERANCE = 0.001
 """The two counters disagree where their totals differ by more than this share."""

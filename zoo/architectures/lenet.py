@@ -17,6 +17,8 @@ Departures:
 - a larger image makes C5 a map (so says the paper); its average is taken.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -160,6 +162,8 @@ class RadialBasisOutput(nn.Module):
 
 class LeNet5Original(nn.Module):
     """The network of section II.B, its layers under the paper's names."""
+
+    heads: ClassVar[tuple[str, ...]] = ("output",)
 
     def __init__(self, num_classes: int, in_chans: int) -> None:
         super().__init__()

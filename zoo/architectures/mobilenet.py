@@ -22,6 +22,7 @@ from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
 
 V1_PAPER = "Howard et al. 2017, MobileNets, arXiv:1704.04861"
 V1_SMALL_IMAGE = "the stem's stride is 1"
+RECIPE = {"lr": 0.1, "weight_decay": 4e-5}  # the small decay alone is worth three points to V2
 
 # Stages of table 1: (output channels, blocks, stride of the first block).
 V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
@@ -74,7 +75,7 @@ class MobileNetV1(nn.Module):
         params=4_231_976, gmacs=0.569, source="the paper, table 6 (4.2 M, 569 M); timm mobilenetv1_100"
     ),
     weights="timm/mobilenetv1_100",
-    recipe={"lr": 0.1, "weight_decay": 4e-5},
+    recipe=RECIPE,
     small_image=V1_SMALL_IMAGE,
     representative=True,
 )
@@ -83,3 +84,112 @@ def mobilenet_v1(
 ) -> MobileNetV1:
     """The full width."""
     return MobileNetV1(num_classes, input_size, in_chans, 1.0, drop_rate)
+
+
+@register_model(
+    paper=V1_PAPER,
+    year=2017,
+    published=Published(
+        params=2_585_560, gmacs=0.325, source="the paper, table 6 (2.6 M, 325 M); Keras MobileNet to the digit"
+    ),
+    recipe=RECIPE,
+    small_image=V1_SMALL_IMAGE,
+)
+def mobilenet_v1_075(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
+) -> MobileNetV1:
+    """0.75 of all widths."""
+    return MobileNetV1(num_classes, input_size, in_chans, 0.75, drop_rate)
+
+
+@register_model(
+    paper=V1_PAPER,
+    year=2017,
+    published=Published(
+        params=1_331_592, gmacs=0.149, source="the paper, table 6 (1.3 M, 149 M); Keras MobileNet to the digit"
+    ),
+    recipe=RECIPE,
+    small_image=V1_SMALL_IMAGE,
+)
+def mobilenet_v1_050(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
+) -> MobileNetV1:
+    """0.5 of all widths."""
+    return MobileNetV1(num_classes, input_size, in_chans, 0.5, drop_rate)
+
+
+@register_model(
+    paper=V1_PAPER,
+    year=2017,
+    published=Published(
+        params=470_072, gmacs=0.041, source="the paper, table 6 (0.5 M, 41 M); Keras MobileNet to the digit"
+    ),
+    recipe=RECIPE,
+    small_image=V1_SMALL_IMAGE,
+)
+def mobilenet_v1_025(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
+) -> MobileNetV1:
+    """0.25 of all widths."""
+    return MobileNetV1(num_classes, input_size, in_chans, 0.25, drop_rate)
+
+
+class InvertedResidual(nn.Module):
+    """1×1 expansion, 3×3 depthwise, 1×1 projection without activation; the input added where shapes agree."""
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = in_chans * expansion
+        self.add_input = stride == 1 and in_chans == out_chans
+        self.conv = nn.Sequential(
+            *([ConvNormAct(in_chans, wide, act=nn.ReLU6)] if expansion != 1 else []),
+            ConvNormAct(wide, wide, kernel_size=3, stride=stride, groups=wide, act=nn.ReLU6),
+            *ConvNormAct(wide, out_chans, act=None),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``N×in_chans×H×W`` to ``N×out_chans×H/stride×W/stride``."""
+        out: torch.Tensor = self.conv(x)
+        return x + out if self.add_input else out
+
+
+class MobileNetV2(nn.Module):
+    """Stem, seventeen inverted residuals, a 1×1 convolution to 1,280 channels, pooling, linear head."""
+
+    def __init__(self, num_classes: int, input_size: int, in_chans: int, drop_rate: float) -> None:
+        super().__init__()
+        small = input_size <= SMALL_INPUT_SIZE
+        chans = 32
+        self.features = nn.Sequential(
+            ConvNormAct(in_chans, chans, kernel_size=3, stride=1 if small else 2, act=nn.ReLU6)
+        )
+        for expansion, out_chans, depth, stride in V2_STAGES:
+            for index in range(depth):
+                strides_here = index == 0 and not (small and out_chans == 24)
+                self.features.append(InvertedResidual(chans, out_chans, stride if strides_here else 1, expansion))
+                chans = out_chans
+        self.features.append(ConvNormAct(chans, 1280, act=nn.ReLU6))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(1280, num_classes))
+        init_kaiming(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``N×C×H×W`` to logits ``N×num_classes``."""
+        logits: torch.Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
+        return logits
+
+
+@register_model(
+    paper="Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks, arXiv:1801.04381",
+    year=2018,
+    published=Published(params=3_504_872, gmacs=0.301, source="torchvision weights metadata"),
+    weights="torchvision/mobilenet_v2",
+    recipe=RECIPE,
+    small_image="the strides of the stem and of the 24-channel stage are 1",
+    representative=True,
+)
+def mobilenet_v2(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.2
+) -> MobileNetV2:
+    """The full width."""
+    return MobileNetV2(num_classes, input_size, in_chans, drop_rate)

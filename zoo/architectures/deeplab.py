@@ -1,0 +1,159 @@
+"""DeepLab: dilated convolutions and a pyramid of dilation rates (Chen et al. 2017, arXiv:1706.05587).
+
+Known for: maps stay large because the last stages dilate instead of striding, and `ASPP` reads them at several scales.
+
+`deeplabv3_resnet50` and `_resnet101` segment: torchvision's networks, their parts under its names, with the auxiliary
+head; the output is a dict of logit maps at the images' size, ``out`` and ``aux``, as there.
+
+`deeplab_resnet18` and `_resnet50` classify: the same dilated backbone and pyramid, then global average pooling and a
+linear layer. That form has no paper; equal parameters at a larger map is the question of Dilated Residual Networks (Yu,
+Koltun, Funkhouser 2017, arXiv:1705.09914). ``output_stride`` 8, 16 (the default) or 32 is counted as in the papers,
+with the stem's factor of 4.
+
+Departure: the dilation rates of the classification form follow the map's size, (1, 2, 3) on 8×8 and in proportion,
+because a rate at or above the map's size degenerates to a 1×1 convolution. The segmentation form keeps torchvision's
+(12, 24, 36), except for small images.
+
+Small images (64 pixels or less): ResNet's small-image stem, so that maps are four times as large as ``output_stride``
+says: 8×8 at 32 pixels and output stride 16.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zoo.architectures.resnet import ResNetTrunk
+from zoo.layers import ASPP, BasicBlock, Bottleneck, ConvNormAct
+from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+
+PAPER = "Chen et al. 2017, Rethinking atrous convolution for semantic image segmentation, arXiv:1706.05587"
+SOURCE = "torchvision weights metadata"
+SMALL_IMAGE = (
+    "the stem is a 3×3 convolution with stride 1 and there is no max-pooling, so maps are four times as wide; "
+    "the dilation rates shrink to the map"
+)
+RECIPE = {"lr": 0.1, "weight_decay": 5e-4}
+
+
+def aspp_rates(input_size: int, output_stride: int) -> tuple[int, int, int]:
+    """Dilation rates for the map that the backbone yields: (1, 2, 3) on 8×8 or less, else in proportion."""
+    stem_factor = 4 if input_size <= SMALL_INPUT_SIZE else 1
+    side = input_size * stem_factor / output_stride
+    unit = max(1, round(side / 8))
+    return unit, 2 * unit, 3 * unit
+
+
+class DeepLabV3(nn.Module):
+    """Dilated ResNet, ASPP head on its last stage, auxiliary head on the one before."""
+
+    def __init__(
+        self, depths: tuple[int, int, int, int], num_classes: int, input_size: int, in_chans: int, aux_loss: bool
+    ) -> None:
+        super().__init__()
+        small = input_size <= SMALL_INPUT_SIZE
+        self.backbone = ResNetTrunk(Bottleneck, depths, in_chans, small, output_stride=8)
+        rates = aspp_rates(input_size, 8) if small else (12, 24, 36)
+        self.classifier = nn.Sequential(
+            ASPP(2048, rates), *ConvNormAct(256, 256, kernel_size=3), nn.Conv2d(256, num_classes, 1)
+        )
+        self.aux_classifier = (
+            nn.Sequential(*ConvNormAct(1024, 256, kernel_size=3), nn.Dropout(0.1), nn.Conv2d(256, num_classes, 1))
+            if aux_loss
+            else None
+        )
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Images ``N×C×H×W`` to logits ``N×num_classes×H×W``, under ``out`` and, of the auxiliary head, ``aux``."""
+        size = x.shape[-2:]
+        maps = self.backbone(x)
+        logits = {"out": self.classifier(maps["layer4"])}
+        if self.aux_classifier is not None:
+            logits["aux"] = self.aux_classifier(maps["layer3"])
+        return {
+            head: F.interpolate(map_, size=size, mode="bilinear", align_corners=False) for head, map_ in logits.items()
+        }
+
+
+@register_model(
+    paper=PAPER,
+    year=2017,
+    task="segmentation",
+    published=Published(params=42_004_074, gmacs=178.722, num_classes=21, source=SOURCE),
+    weights="torchvision/deeplabv3_resnet50",
+    recipe=RECIPE,
+    small_image=SMALL_IMAGE,
+)
+def deeplabv3_resnet50(
+    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, aux_loss: bool = True
+) -> DeepLabV3:
+    """Segmentation on ResNet-50 at output stride 8."""
+    return DeepLabV3((3, 4, 6, 3), num_classes, input_size, in_chans, aux_loss)
+
+
+@register_model(
+    paper=PAPER,
+    year=2017,
+    task="segmentation",
+    published=Published(params=60_996_202, gmacs=258.743, num_classes=21, source=SOURCE),
+    weights="torchvision/deeplabv3_resnet101",
+    recipe=RECIPE,
+    small_image=SMALL_IMAGE,
+)
+def deeplabv3_resnet101(
+    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, aux_loss: bool = True
+) -> DeepLabV3:
+    """Segmentation on ResNet-101 at output stride 8."""
+    return DeepLabV3((3, 4, 23, 3), num_classes, input_size, in_chans, aux_loss)
+
+
+class DeepLabClassifier(nn.Module):
+    """Dilated ResNet, ASPP and a 3×3 convolution as in `DeepLabV3`, global average pooling, linear head."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        num_classes: int,
+        input_size: int,
+        in_chans: int,
+        output_stride: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = ResNetTrunk(block, depths, in_chans, input_size <= SMALL_INPUT_SIZE, output_stride)
+        self.aspp = ASPP(self.backbone.num_features, aspp_rates(input_size, output_stride))
+        self.conv = ConvNormAct(256, 256, kernel_size=3)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(256, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images ``N×C×H×W`` to logits ``N×num_classes``."""
+        x = self.conv(self.aspp(self.backbone(x)["layer4"]))
+        logits: torch.Tensor = self.fc(self.pool(x).flatten(1))
+        return logits
+
+
+@register_model(
+    paper=PAPER,
+    year=2017,
+    recipe=RECIPE,
+    small_image=SMALL_IMAGE,
+    representative=True,
+)
+def deeplab_resnet18(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
+) -> DeepLabClassifier:
+    """Classification on a dilated ResNet-18."""
+    return DeepLabClassifier(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride)
+
+
+@register_model(
+    paper=PAPER,
+    year=2017,
+    recipe=RECIPE,
+    small_image=SMALL_IMAGE,
+)
+def deeplab_resnet50(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
+) -> DeepLabClassifier:
+    """Classification on a dilated ResNet-50."""
+    return DeepLabClassifier(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride)
