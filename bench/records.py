@@ -59,7 +59,7 @@ class RunRecord(_Frozen):
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    run_id: Annotated[str, Field(min_length=1, pattern=r"^[^/\\\0]+$")]
+    run_id: Annotated[str, Field(min_length=1, pattern=r"^[^/\\]+$")]
     status: Status
     config: dict[str, Any]
     environment: dict[str, Any]

@@ -111,6 +111,13 @@ def hold_out(labels: Labels, fraction: float, seed: int = 0) -> tuple[npt.NDArra
     return np.setdiff1d(np.arange(len(labels)), val), val
 
 
+def limit(count: int, at_most: int | None, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Indices of at most ``at_most`` of ``count`` images, drawn without replacement, the same for every run."""
+    if at_most is None or at_most >= count:
+        return np.arange(count)
+    return np.sort(np.random.RandomState(seed).permutation(count)[:at_most])
+
+
 def _source(name: str, data_dir: str | Path | None, progress: Progress) -> Source:
     kind, colon, path = name.partition(":")
     if name == "digits":

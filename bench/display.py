@@ -1,0 +1,174 @@
+"""How a plan's progress is shown: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.config import RunConfig
+from bench.records import RunRecord
+
+LINE_EVERY_SECONDS = 10.0
+
+
+def create_display(console: Console) -> BarDisplay | LineDisplay:
+    """Bars where ``console`` is a terminal, else plain lines."""
+    return BarDisplay(console) if console.is_terminal else LineDisplay(console)
+
+
+class LineDisplay:
+    """One plain line for each thing that happens; for logs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._runs = self._begun = 0
+        self._spoke = 0.0
+        self._pace = _Pace()
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Say how far the data set is, now and then."""
+        if total > 1 and (done == total or self._is_due()):
+            self._say(f"{what}: {done:,}/{total:,}")
+
+    def begin(self, runs: list[RunConfig], done: int) -> None:
+        """Say how much there is to do."""
+        self._runs, self._begun = len(runs), done
+        if done:
+            self._say(f"{done} of {len(runs)} runs are done already")
+
+    def run_begins(self, config: RunConfig) -> None:
+        """Say which run begins."""
+        self._begun += 1
+        self._pace = _Pace()
+        self._say(f"{self._label()} {config.model} seed {config.seed}: begins")
+
+    def run_goes_on(self, event: dict[str, Any]) -> None:
+        """Say how far training is, now and then."""
+        if event["event"] == "row" and self._is_due():
+            left = self._pace.left(event["share"])
+            self._say(f"{self._label()}   {describe_row(event['row'])}, {left} left")
+
+    def run_ends(self, record: RunRecord) -> None:
+        """Say what a run came to."""
+        self._say(f"{self._label()} {describe_record(record)}")
+
+    def close(self) -> None:
+        """Nothing to tidy."""
+
+    def _label(self) -> str:
+        return f"[{self._begun}/{self._runs}]"
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._spoke > LINE_EVERY_SECONDS
+
+    def _say(self, line: str) -> None:
+        self._spoke = time.monotonic()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class BarDisplay:
+    """A bar for the plan, and one for the run in progress with epoch, loss, accuracy, images/s and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._progress.start()
+        self._plan: TaskID | None = None
+        self._run: TaskID | None = None
+        self._load: TaskID | None = None
+        self._pace = _Pace()
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Show how far the data set is."""
+        if self._load is None:
+            self._load = self._progress.add_task(escape(what), status="")
+        status = f"{done:,}/{total:,}"
+        self._progress.update(self._load, description=escape(what), completed=done, total=total, status=status)
+
+    def begin(self, runs: list[RunConfig], done: int) -> None:
+        """Show the plan's bar."""
+        if self._load is not None:
+            self._progress.remove_task(self._load)
+        self._plan = self._progress.add_task("runs", total=len(runs), completed=done, status=f"{done}/{len(runs)}")
+
+    def run_begins(self, config: RunConfig) -> None:
+        """Show the run's bar."""
+        self._pace = _Pace()
+        label = f"[bold]{escape(config.model)}[/] seed {config.seed}"
+        self._run = self._progress.add_task(label, total=1.0, status="starts")
+
+    def run_goes_on(self, event: dict[str, Any]) -> None:
+        """Move the run's bar."""
+        assert self._run is not None
+        if event["event"] == "phase":
+            self._progress.update(self._run, status=event["phase"].replace("_", " "))
+        else:
+            status = f"{describe_row(event['row'])}, {self._pace.left(event['share'])} left"
+            self._progress.update(self._run, completed=event["share"], status=status)
+
+    def run_ends(self, record: RunRecord) -> None:
+        """Replace the run's bar by a line on what it came to."""
+        assert self._run is not None
+        assert self._plan is not None
+        self._progress.remove_task(self._run)
+        self._progress.advance(self._plan)
+        task = self._progress.tasks[0]
+        self._progress.update(self._plan, status=f"{task.completed:.0f}/{task.total:.0f}")
+        self._progress.console.print(describe_record(record), markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+class _Pace:
+    """Time left, by the share that is done and the time that it took."""
+
+    def __init__(self) -> None:
+        self._since: tuple[float, float] | None = None
+
+    def left(self, share: float) -> str:
+        now = time.monotonic()
+        if self._since is None or share <= self._since[1]:
+            self._since = self._since or (now, share)
+            return "–"
+        begun, from_share = self._since
+        return _duration((1 - share) * (now - begun) / (share - from_share))
+
+
+def describe_row(row: dict[str, Any]) -> str:
+    """An epoch's row so far, in words."""
+    accuracy = f"val {row['val_top1']:.1%}" if "val_top1" in row else f"acc {row['train_top1']:.1%}"
+    return f"epoch {row['epoch'] + 1}, loss {row['train_loss']:.3f}, {accuracy}, {row['images_per_s']:,.0f} img/s"
+
+
+def describe_record(record: RunRecord) -> str:
+    """A finished run, in a line."""
+    metrics = record.metrics
+    label = f"{record.config['model']} seed {record.config['seed']}: {record.status}"
+    if record.error is not None:
+        return f"{label}, {record.error.kind}: {' '.join(record.error.message.split())[:200]}"
+    parts = [label]
+    if metrics.get("test_top1") is not None:
+        parts.append(f"test top-1 {metrics['test_top1']:.1%}")
+    parts.append(f"{metrics['epochs']} epochs in {_duration(metrics['train_seconds'])}")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{seconds:.1f}s" if seconds < 10 else f"{rest}s"

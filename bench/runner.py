@@ -1,0 +1,139 @@
+"""From a plan to its records: resolves what the plan leaves open, skips what is done, records what fails."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.config import Plan, RunConfig
+from bench.environment import resolve_device
+from bench.errors import ConfigError, RecordError
+from bench.executors import LocalExecutor
+from bench.job import Job
+from bench.records import RunRecord, check_writable, find_record
+
+REPRESENTATIVE = "@representative"
+
+
+class Display(Protocol):
+    """Who is told how a plan goes."""
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Something of the data set is being prepared."""
+
+    def begin(self, runs: list[RunConfig], done: int) -> None:
+        """The plan begins; ``done`` of its runs have a record already."""
+
+    def run_begins(self, config: RunConfig) -> None:
+        """A run begins."""
+
+    def run_goes_on(self, event: dict[str, Any]) -> None:
+        """A run has got to a new phase, or further in training."""
+
+    def run_ends(self, record: RunRecord) -> None:
+        """A run has its record."""
+
+
+@dataclass
+class Outcome:
+    """What became of a plan: a record for each run that ended, in the plan's order, and the runs that are left."""
+
+    records: list[RunRecord] = field(default_factory=list)
+    skipped: int = 0
+    left: list[RunConfig] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def resolve_models(patterns: Iterable[str]) -> list[str]:
+    """Names and wildcards to names, in the order given, each once. Raises `zoo.UnknownModelError`."""
+    import zoo
+    from zoo.registry import representative_models
+
+    names: list[str] = []
+    for pattern in patterns:
+        if pattern == REPRESENTATIVE:
+            names += representative_models()
+        elif any(sign in pattern for sign in "*?["):
+            found = zoo.list_models(pattern)
+            if not found:
+                raise ConfigError(f"no architecture matches {pattern!r}. `zoobench list` shows all names.")
+            names += found
+        else:
+            names.append(zoo.model_info(pattern).name)
+    return list(dict.fromkeys(names))
+
+
+def resolve_plan(plan: Plan, *, data_dir: str | Path | None, display: Display) -> list[RunConfig]:
+    """The plan's runs, with models, device, threads and data set resolved on this machine.
+
+    Raises a `UserError` for whatever of it is not there.
+    """
+    import torch
+
+    from bench.data.sources import load_dataset
+
+    models = resolve_models(plan.models)
+    device = resolve_device(plan.device)
+    dataset = load_dataset(plan.data, size=plan.input_size, data_dir=data_dir, progress=display.loading)
+    on_gpu = device.startswith("cuda")
+    return plan.expand(
+        models=models,
+        data_sha256=dataset.sha256,
+        device=device,
+        threads=plan.threads or torch.get_num_threads(),
+        autocast=on_gpu if plan.autocast is None else plan.autocast,
+        channels_last=device != "mps" if plan.channels_last is None else plan.channels_last,
+    )
+
+
+def run_plan(
+    plan: Plan,
+    results: str,
+    display: Display,
+    *,
+    data_dir: str | Path | None = None,
+    command: str = "",
+    force: bool = False,
+) -> Outcome:
+    """Do the plan's runs, one after the other, each in a process of its own.
+
+    A run whose record says ``completed`` or ``diverged`` is skipped unless ``force``; a failed one is tried again.
+    ``KeyboardInterrupt`` ends the run in progress and is told by the outcome.
+    """
+    check_writable(results)
+    runs = resolve_plan(plan, data_dir=data_dir, display=display)
+    done = {} if force else {run.run_id: record for run in runs if (record := _finished(results, run))}
+    outcome = Outcome(skipped=len(done))
+    display.begin(runs, len(done))
+    executor = LocalExecutor()
+    for index, run in enumerate(runs):
+        if run.run_id not in done:
+            display.run_begins(run)
+            job = Job(
+                config=run,
+                results=results,
+                data_dir=str(data_dir) if data_dir is not None else None,
+                plan=plan.name,
+                command=command,
+            )
+            try:
+                done[run.run_id] = executor.run(job, display.run_goes_on)
+            except KeyboardInterrupt:
+                outcome.interrupted = True
+                outcome.left = [other for other in runs[index:] if other.run_id not in done]
+                break
+            display.run_ends(done[run.run_id])
+    outcome.records = [done[run.run_id] for run in runs if run.run_id in done]
+    return outcome
+
+
+def _finished(results: str, run: RunConfig) -> RunRecord | None:
+    try:
+        record = find_record(results, run.run_id)
+    except RecordError as error:
+        warnings.warn(f"{error} It is repeated now.", stacklevel=2)
+        return None
+    return record if record is not None and record.status != "failed" else None
