@@ -169,7 +169,9 @@ def _print_outcome(outcome: Any, results: str) -> None:
             print(f"  {record.run_id} failed: {record.error.kind}: {record.error.message}")
     print(f"Records: {results.rstrip('/')}/runs")
     if outcome.interrupted:
-        print(f"Interrupted; left: {', '.join(run.run_id for run in outcome.left)}. The same command goes on from here.")
+        print(
+            f"Interrupted; left: {', '.join(run.run_id for run in outcome.left)}. The same command goes on from here."
+        )
         raise typer.Exit(INTERRUPTED)
     written = write_report(results, Path(results) / "report")
     print(f"Report: {', '.join(str(path) for path in written)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -287,7 +286,7 @@ def _explain(model: type[BaseModel], where: str, problem: Any) -> str:
 
 def _fields_at(model: type[BaseModel], location: Iterable[str | int]) -> list[str]:
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+        annotation: Any = model.model_fields[str(part)].annotation
+        options = typing.get_args(annotation) or (annotation,)  # a table, or a table or nothing
         model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
     return list(model.model_fields)

@@ -155,14 +155,15 @@ def describe_row(row: dict[str, Any]) -> str:
 
 def describe_record(record: RunRecord) -> str:
     """A finished run, in a line."""
-    metrics = record.metrics
     label = f"{record.config['model']} seed {record.config['seed']}: {record.status}"
     if record.error is not None:
         return f"{label}, {record.error.kind}: {' '.join(record.error.message.split())[:200]}"
     parts = [label]
-    if metrics.get("test_top1") is not None:
-        parts.append(f"test top-1 {metrics['test_top1']:.1%}")
-    parts.append(f"{metrics['epochs']} epochs in {_duration(metrics['train_seconds'])}")
+    accuracy, epochs, seconds = (record.metrics.get(name) for name in ("test_top1", "epochs", "train_seconds"))
+    if isinstance(accuracy, float):
+        parts.append(f"test top-1 {accuracy:.1%}")
+    if isinstance(seconds, float):
+        parts.append(f"{epochs} epochs in {_duration(seconds)}")
     return ", ".join(parts)
 
 

@@ -22,9 +22,7 @@ def examine() -> dict[str, Any]:
     environment = describe_environment(device, torch.get_num_threads())
     cache = cache_folder()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    missing = {
-        name: f"pip install {name}" for name in PACKAGES if environment["versions"][name] is None
-    }
+    missing = {name: f"pip install {name}" for name in PACKAGES if environment["versions"][name] is None}
     if device == "cpu":
         missing["GPU"] = (
             "torch sees none; on a machine with an NVIDIA GPU install its driver, and torch built for its CUDA version"

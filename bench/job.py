@@ -11,6 +11,7 @@ import contextlib
 import copy
 import datetime
 import faulthandler
+import functools
 import hashlib
 import json
 import os
@@ -116,8 +117,7 @@ class _Run:
             streams = self._streams(dataset)
             torch.manual_seed(config.seed)
             model = zoo.create_model(config.model, len(dataset.classes), config.input_size)
-            memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-            model = model.to(self.device, memory_format=memory_format)
+            model = model.to(self.device).to(memory_format=self._memory_format())
         self._count(len(dataset.classes))
         if not self._train(model, streams, len(dataset.classes)):
             return "diverged"
@@ -146,19 +146,16 @@ class _Run:
             if len(indices)
         }
         normalization = Normalization.of(tensors["train"][0])
-        common = {"device": self.device, "channels_last": config.channels_last, "seed": config.seed}
-        streams = {
-            name: BatchStream(images, labels, EVALUATION_BATCH_SIZE, normalization, **common)
-            for name, (images, labels) in tensors.items()
-            if name != "train"
-        }
-        streams["train"] = BatchStream(
-            *tensors["train"],
-            recipe.batch_size,
-            normalization,
-            flip=recipe.flip,
-            crop_padding=recipe.crop_padding,
-            **common,
+        stream = functools.partial(
+            BatchStream,
+            normalization=normalization,
+            device=self.device,
+            channels_last=config.channels_last,
+            seed=config.seed,
+        )
+        streams = {name: stream(*split, EVALUATION_BATCH_SIZE) for name, split in tensors.items() if name != "train"}
+        streams["train"] = stream(
+            *tensors["train"], recipe.batch_size, flip=recipe.flip, crop_padding=recipe.crop_padding
         )
         self.environment["data"] = {
             "name": dataset.name,
@@ -252,8 +249,7 @@ class _Run:
 
         config, size = self.config, self.config.input_size
         batch_size = config.measure.batch_size
-        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-        images = torch.randn(batch_size, 3, size, size, device=self.device).to(memory_format=memory_format)
+        images = torch.randn(batch_size, 3, size, size, device=self.device).to(memory_format=self._memory_format())
         targets = torch.randint(num_classes, (batch_size,), device=self.device)
         model.eval()
 
@@ -292,6 +288,11 @@ class _Run:
             self.metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
         else:
             self.metrics["peak_memory_bytes"] = peak_resident_bytes()
+
+    def _memory_format(self) -> torch.memory_format:
+        import torch
+
+        return torch.channels_last if self.config.channels_last else torch.contiguous_format
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

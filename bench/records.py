@@ -11,14 +11,14 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import fsspec
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import RecordError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Status = Literal["completed", "diverged", "failed"]
 
@@ -157,7 +157,7 @@ def read_records(results: str | Path) -> tuple[list[RunRecord], list[RecordError
     damaged: list[RecordError] = []
     for path in sorted(fs.glob(f"{folder}/*.json")):
         try:
-            records.append(read_record(fs.unstrip_protocol(path)))
+            records.append(read_record(path if "file" in _protocols(fs) else fs.unstrip_protocol(path)))
         except RecordError as error:
             damaged.append(error)
     return records, damaged
@@ -174,7 +174,9 @@ def _write_atomically(path: str, text: str) -> None:
         return
     folder = Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".", suffix=".tmp", delete=False) as file:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=folder, prefix=".", suffix=".tmp", delete=False
+    ) as file:
         temporary = Path(file.name)
         try:
             file.write(text)

@@ -23,14 +23,14 @@ class Normalization:
     @classmethod
     def of(cls, images: Tensor) -> Normalization:
         """The statistics of uint8 images ``N×C×H×W``; a channel without variation gets a deviation of 1."""
-        count, sums, squares = 0, 0.0, 0.0
-        for chunk in images.split(2048):
+        count = images.numel() // images.shape[1]
+        sums = squares = torch.zeros(images.shape[1], dtype=torch.float64, device=images.device)
+        for chunk in torch.split(images, 2048):
             pixels = chunk.to(torch.float32)
-            count += pixels.numel() // pixels.shape[1]
             sums = sums + pixels.sum((0, 2, 3), dtype=torch.float64)
             squares = squares + pixels.square().sum((0, 2, 3), dtype=torch.float64)
-        mean = torch.as_tensor(sums) / count
-        std = (torch.as_tensor(squares) / count - mean.square()).clamp(min=0).sqrt()
+        mean = sums / count
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         std[std == 0] = 1.0
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
@@ -95,7 +95,9 @@ class BatchStream:
         count = len(self.labels)
         centre = torch.full((count,), self._padding)
         offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self.labels.device)
-        for batch in zip(offsets.split(self.batch_size), self.labels.split(self.batch_size), strict=True):
+        for batch in zip(
+            torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
+        ):
             yield self._gather(batch[0]), batch[1]
 
     def _store(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,9 @@ def _store(folder: Path, arrays: Arrays) -> None:
         digests = {}
         for name, array in arrays.items():
             with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, array)
+                # np.save would tell a full disk as "N requested and M written", without an error number.
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+                file.write(np.ascontiguousarray(array).data)
                 file.flush()
                 os.fsync(file.fileno())
             digests[name] = _digest(temporary / f"{name}.npy")

@@ -105,7 +105,9 @@ class Cifar10:
                         raise KeyError(name)
                     contents[name] = member.read()
         except (OSError, EOFError, KeyError, tarfile.TarError) as error:
-            raise DataError(f"the archive {str(self.path)!r} cannot be read: {error}. Remove it to fetch it again.") from error
+            raise DataError(
+                f"the archive {str(self.path)!r} cannot be read: {error}. Remove it to fetch it again."
+            ) from error
         return contents
 
 
@@ -113,8 +115,8 @@ def _check(name: str, path: Path, digest: Callable[[], str], expected: str) -> N
     found = digest()
     if found != expected:
         raise DataError(
-            f"{name} of CIFAR-10 ({str(path)!r}) has the wrong checksum: MD5 {found}, the official file has {expected}. "
-            "Nothing in it was unpickled. Remove it and fetch the official archive again."
+            f"{name} of CIFAR-10 ({str(path)!r}) has the wrong checksum: MD5 {found}, the official file has "
+            f"{expected}. Nothing in it was unpickled. Remove it and fetch the official archive again."
         )
 
 

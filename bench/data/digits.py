@@ -33,9 +33,7 @@ class Digits:
         images, labels = self._load()
         order = np.random.RandomState(0).permutation(len(labels))
         chosen = order[:TRAIN_COUNT] if split == "train" else order[TRAIN_COUNT:]
-        resized = [
-            Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in images[chosen]
-        ]
+        resized = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in images[chosen]]
         return np.repeat(np.stack([np.asarray(image) for image in resized])[:, None], 3, axis=1), labels[chosen]
 
     @staticmethod

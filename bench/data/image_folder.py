@@ -28,8 +28,8 @@ class ImageFolder:
         train, test = (set(self._files[split]) for split in ("train", "test"))
         if train != test:
             raise DataError(
-                f"the classes differ between {str(self.folder / 'train')!r} and {str(self.folder / 'test')!r}: only one "
-                f"of them has {', '.join(sorted(train ^ test))}. Every class needs a folder in both splits."
+                f"the classes differ between {str(self.folder / 'train')!r} and {str(self.folder / 'test')!r}: only "
+                f"one of them has {', '.join(sorted(train ^ test))}. Every class needs a folder in both splits."
             )
         return tuple(sorted(train))
 

@@ -73,7 +73,8 @@ def find_folder(path: str, data_dir: str | Path | None, example: str) -> Path:
     for folder in tried:
         if folder.is_dir():
             return folder
+    looked_at = ", ".join(repr(str(each.absolute())) for each in tried)
     raise DataError(
-        f"the data folder {path!r} does not exist (looked at {', '.join(repr(str(each.absolute())) for each in tried)}). "
+        f"the data folder {path!r} does not exist (looked at {looked_at}). "
         f"Name an existing folder, for example {example}."
     )

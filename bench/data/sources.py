@@ -52,7 +52,9 @@ class Dataset:
 class Source(Protocol):
     """Where a data set comes from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What to call it in records and reports."""
 
     def content_sha256(self, progress: Progress) -> str:
         """A hash of everything that the decoded images depend on."""
@@ -95,7 +97,10 @@ def load_dataset(
         return arrays
 
     arrays = load_or_build(key, build)
-    splits = {split: Split(arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in SPLITS}
+    splits = {
+        split: Split(arrays[f"{split}_images"].view(np.uint8), arrays[f"{split}_labels"].view(np.int64))
+        for split in SPLITS
+    }
     return Dataset(source.name, source.classes(), splits["train"], splits["test"], key)
 
 

@@ -27,14 +27,18 @@ class Batches(Protocol):
 
     batch_size: int
 
-    def __len__(self) -> int: ...
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, from the batch ``start`` on."""
 
 
 class EvaluationBatches(Protocol):
     """Where evaluation batches come from."""
 
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once."""
 
 
 @dataclass(frozen=True)
@@ -260,5 +264,7 @@ def _calibration(confidence: Tensor, correct: Tensor) -> list[list[float]]:
     bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
     counts = torch.bincount(bins, minlength=CALIBRATION_BINS)
     filled = counts.clamp(min=1)
-    sums = [torch.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / filled for values in (confidence, correct)]
-    return torch.stack([*sums, counts.double()], dim=1).tolist()  # type: ignore[no-any-return]
+    sums = [
+        torch.bincount(bins, weights=values, minlength=CALIBRATION_BINS) / filled for values in (confidence, correct)
+    ]
+    return torch.stack([*sums, counts.double()], dim=1).tolist()

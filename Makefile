@@ -1,0 +1,45 @@
+# `make bench` and `make test` do everything from a fresh clone; they need only Python and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help bench test lint format perf clean
+
+help:  ## Show what there is to make.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /'
+
+bench: $(STAMP)  ## Benchmark one or two architectures of each family on digits: about five minutes.
+	$(BIN)/zoobench run quick
+
+test: $(STAMP)-test  ## Run the whole test suite.
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)-dev  ## Check style, types and import contracts.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)-dev  ## Mend style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+perf: $(STAMP)-test  ## Measure zoobench's own speed, as ratios of things measured side by side.
+	$(BIN)/python -m pytest tests/perf --benchmark-columns=median,iqr,rounds
+
+clean:  ## Remove the virtual environment.
+	rm -rf .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"zoobench needs Python 3.11 or newer, this is {sys.version.split()[0]}; name another: make PYTHON=python3.12"'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(STAMP)-test: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+$(STAMP)-dev: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@

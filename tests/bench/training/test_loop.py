@@ -1,0 +1,222 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import zoo
+from bench.config import Budget, Recipe
+from bench.data.augment import BatchStream, Normalization
+from bench.data.sources import load_dataset
+from bench.training.loop import evaluate, fit, train_step, warm_up
+from bench.training.optim import create_optimizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    dataset = load_dataset("digits")
+    train = torch.tensor(dataset.train.images), torch.tensor(dataset.train.labels)
+    test = torch.tensor(dataset.test.images), torch.tensor(dataset.test.labels)
+    normalization = Normalization.of(train[0])
+    return (
+        lambda **options: BatchStream(*train, 50, normalization, device=CPU, **options),
+        BatchStream(*test, 100, normalization, device=CPU),
+    )
+
+
+def train(digits, budget, model="lenet5", recipe=None, seed=0, **options):
+    recipe = recipe or Recipe(optimizer="adamw", lr=2e-3)
+    torch.manual_seed(seed)
+    net = zoo.create_model(model)
+    optimizer = create_optimizer(net, recipe, recipe.lr, 0.0)
+    return net, fit(net, optimizer, digits[0](seed=seed), recipe, budget, **options)
+
+
+def test_training_learns(digits):
+    net, training = train(digits, Budget(epochs=3), evaluate_val=None)
+    assert training.status == "completed"
+    assert evaluate(net, digits[1], 10).top1 > 0.8
+    losses = [row["train_loss"] for row in training.history]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_history_counts_steps_images_and_epochs(digits):
+    reported = []
+    _, training = train(digits, Budget(epochs=2), report=reported.append)
+    assert [row["epoch"] for row in training.history] == [0, 1]
+    assert [row["step"] for row in training.history] == [30, 60]
+    assert [row["images_seen"] for row in training.history] == [1500, 3000]
+    assert (training.epoch, training.step, training.images_seen) == (2, 60, 3000)
+    assert training.history[-1]["lr"] == pytest.approx(2e-3 * (1 + math.cos(math.pi * 59 / 60)) / 2)
+    assert reported[-1] == training.history[-1]
+    for row in training.history:
+        assert row["images_per_s"] > 0
+
+
+def test_same_seed_same_weights_and_another_seed_others(digits):
+    nets = [train(digits, Budget(epochs=1), "simple_cnn", seed=seed)[0].state_dict() for seed in (3, 3, 4)]
+    assert all(torch.equal(nets[0][key], nets[1][key]) for key in nets[0])
+    assert not all(torch.equal(nets[0][key], nets[2][key]) for key in nets[0])
+
+
+def test_evaluation_during_training_does_not_change_it(digits):
+    plain, _ = train(digits, Budget(epochs=2), "simple_cnn")
+    torch.manual_seed(0)
+    net = zoo.create_model("simple_cnn")
+    recipe = Recipe(optimizer="adamw", lr=2e-3)
+    training = fit(
+        net,
+        create_optimizer(net, recipe, recipe.lr, 0.0),
+        digits[0](),
+        recipe,
+        Budget(epochs=2),
+        evaluate_val=lambda: evaluate(net, digits[1], 10),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), net.state_dict().values(), strict=True))
+    assert training.history[-1]["val_top1"] == evaluate(net, digits[1], 10).top1
+
+
+def test_seconds_are_the_trainings_own(digits):
+    evaluations = []
+
+    def evaluate_slowly():
+        evaluations.append(None)
+        return evaluate(net, digits[1], 10)
+
+    torch.manual_seed(0)
+    net, recipe = zoo.create_model("lenet5"), Recipe(optimizer="adamw", lr=1e-3)
+    budget = Budget(seconds=0.5)
+    training = fit(
+        net, create_optimizer(net, recipe, 1e-3, 0.0), digits[0](), recipe, budget, evaluate_val=evaluate_slowly
+    )
+    assert training.status == "completed"
+    assert training.seconds >= 0.5
+    # No step begins after the time is over: what exceeds it is one step.
+    last = training.history[-1]
+    assert training.history[0]["seconds"] <= 0.5 or len(training.history) == 1
+    assert last["seconds"] == training.seconds
+    assert len(evaluations) == len(training.history)
+
+
+class Spoils(nn.Module):
+    """Puts out NaN from a certain call on."""
+
+    def __init__(self, inner, after):
+        super().__init__()
+        self.inner, self.after, self.calls = inner, after, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) * (math.nan if self.calls > self.after else 1.0)
+
+
+def test_nan_stops_the_training_as_diverged(digits):
+    torch.manual_seed(0)
+    net, recipe = Spoils(zoo.create_model("lenet5"), after=8), Recipe(lr=0.01)
+    training = fit(net, create_optimizer(net, recipe, 0.01, 0.0), digits[0](), recipe, Budget(epochs=5))
+    assert training.status == "diverged"
+    assert training.step == 8  # the warm-up was the first call, the eighth step is the first bad one
+    assert not math.isfinite(training.history[-1]["train_loss"])
+
+
+def test_absurd_learning_rate_diverges(digits):
+    recipe = Recipe(lr=1e12, schedule="constant", momentum=0.9)
+    _, training = train(digits, Budget(epochs=2), "lenet5", recipe)
+    assert training.status == "diverged"
+
+
+def test_warm_up_leaves_no_trace(digits):
+    torch.manual_seed(0)
+    net = zoo.create_model("simple_cnn").train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    warm_up(net, next(digits[0]().epoch(0)), Recipe(), autocast=False)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_label_smoothing_is_the_mixture_with_the_uniform():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
+    images, targets = torch.randn(6, 1, 2, 2), torch.tensor([0, 1, 2, 3, 4, 0])
+    log = net(images).log_softmax(1)
+    expected = -0.9 * log.gather(1, targets[:, None]).mean() - 0.1 * log.mean()
+    optimizer = create_optimizer(net, Recipe(), 0.1, 0.0)
+    loss, _ = train_step(net, optimizer, images, targets, Recipe(label_smoothing=0.1), False)
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_clipping_bounds_the_norm_of_the_step():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    recipe = Recipe(momentum=0.0, clip_grad_norm=0.01)
+    optimizer = create_optimizer(net, recipe, 1.0, 0.0)
+    train_step(net, optimizer, 100 * torch.randn(6, 1, 2, 2), torch.arange(6) % 5, recipe, False)
+    change = torch.cat([(a - b).flatten() for a, b in zip(before, net.parameters(), strict=True)])
+    assert change.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+class Fixed(nn.Module):
+    """Puts out given logits, in order."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits, self.at = logits, 0
+
+    def forward(self, x):
+        self.at += len(x)
+        return self.logits[self.at - len(x) : self.at]
+
+
+class Pairs:
+    def __init__(self, targets):
+        self.targets = targets
+
+    def in_order(self):
+        for chunk in self.targets.split(7):
+            yield torch.zeros(len(chunk), 1), chunk
+
+
+def test_evaluation_equals_its_definitions():
+    torch.manual_seed(0)
+    logits, targets = 3 * torch.randn(200, 4), torch.randint(4, (200,))
+    result = evaluate(Fixed(logits), Pairs(targets), 4)
+    predicted = logits.argmax(1)
+    assert result.top1 == (predicted == targets).double().mean().item()
+    assert result.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-6)
+    confusion = torch.tensor(result.confusion)
+    assert confusion.sum() == 200
+    assert confusion[1, 2] == ((targets == 1) & (predicted == 2)).sum()
+    assert confusion.diagonal().sum() / 200 == result.top1
+    bins = torch.tensor(result.calibration)
+    assert bins[:, 2].sum() == 200
+    assert float((bins[:, 1] * bins[:, 2]).sum() / 200) == pytest.approx(result.top1)
+    confidence = logits.softmax(1).max(1).values
+    assert float((bins[:, 0] * bins[:, 2]).sum() / 200) == pytest.approx(float(confidence.mean()), rel=1e-5)
+    last = confidence >= 14 / 15
+    assert bins[14, 2] == last.sum()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_cuda_trains_with_autocast_and_repeats_itself():
+    dataset = load_dataset("digits")
+    images, labels = torch.tensor(dataset.train.images), torch.tensor(dataset.train.labels)
+    torch.backends.cudnn.deterministic = True
+    hashes = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        device = torch.device("cuda")
+        net = zoo.create_model("resnet18").to(device, memory_format=torch.channels_last)
+        recipe = Recipe(lr=0.05)
+        stream = BatchStream(
+            images, labels, 100, Normalization.of(images), device=device, channels_last=True, flip=True
+        )
+        training = fit(net, create_optimizer(net, recipe, 0.05, 0.0), stream, recipe, Budget(epochs=2), autocast=True)
+        assert training.status == "completed"
+        hashes.append([parameter.detach().clone() for parameter in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*hashes, strict=True))

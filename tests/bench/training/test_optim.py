@@ -1,0 +1,85 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from bench.config import Recipe
+from bench.training.optim import create_optimizer, lr_factor, peak_lr, weight_decay
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+def test_cosine_values():
+    recipe = Recipe(schedule="cosine", warmup=0.2)
+    expected = {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.6: 0.5, 1.0: 0.0}
+    for progress, factor in expected.items():
+        assert lr_factor(recipe, progress) == pytest.approx(factor, abs=1e-12)
+    assert lr_factor(Recipe(schedule="cosine"), 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+@given(st.sampled_from(["cosine", "constant"]), st.floats(0, 0.9), st.floats(0, 1))
+def test_factor_stays_between_nothing_and_the_peak(schedule, warmup, progress):
+    assert 0 <= lr_factor(Recipe(schedule=schedule, warmup=warmup), progress) <= 1
+
+
+def test_recipe_goes_before_the_architecture_and_is_scaled_with_the_batch():
+    assert peak_lr(Recipe(lr=0.3), 0.05, 512) == 0.3
+    assert peak_lr(Recipe(), 0.05, 512) == pytest.approx(0.2)
+    assert peak_lr(Recipe(), None, 128) == pytest.approx(0.1)
+    assert weight_decay(Recipe(weight_decay=0.0), 4e-5) == 0.0
+    assert weight_decay(Recipe(), 4e-5) == 4e-5
+    assert weight_decay(Recipe(), None) == 5e-4
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_decay_shrinks_weights_and_spares_norms_and_biases(spared):
+    net = small_net()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(1.0)
+    recipe = Recipe(momentum=0.0, decay_norm_and_bias=not spared)
+    optimizer = create_optimizer(net, recipe, lr=0.1, decay=0.5)
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for parameter in net.parameters():
+        kept = spared and parameter.ndim <= 1
+        assert torch.allclose(parameter, torch.full_like(parameter, 1.0 if kept else 0.95))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reference"),
+    [
+        (
+            Recipe(optimizer="sgd", nesterov=True),
+            lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.01),
+        ),
+        (Recipe(optimizer="sgd", nesterov=False), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+        (Recipe(optimizer="adamw"), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01)),
+    ],
+)
+def test_optimizer_steps_like_torchs_own(recipe, reference):
+    recipe = recipe.model_copy(update={"decay_norm_and_bias": True})
+    ours, theirs = small_net(), small_net()
+    optimizers = create_optimizer(ours, recipe, 0.1, 0.01), reference(theirs.parameters())
+    for step in range(3):
+        for net, optimizer in zip((ours, theirs), optimizers, strict=True):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            net(torch.randn(4, 1, 4, 4)).square().sum().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_parameters_are_left_out():
+    net = small_net()
+    net[0].requires_grad_(False)
+    groups = create_optimizer(net, Recipe(), 0.1, 0.1).param_groups
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in net.parameters() if p.requires_grad}

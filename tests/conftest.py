@@ -1,0 +1,43 @@
+"""What all tests share: a cache of their own, and the real images where this machine has them."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Threads that spin while they wait make every step crawl where another program holds a core; see bench/executors.py.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+CIFAR10_JPEG = "cifar10-jpeg"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOOBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg() -> Path:
+    """The folder of CIFAR-10's images as Parquet shards of JPEG, in ``ZOOBENCH_DATA``."""
+    folder = Path(os.environ.get("ZOOBENCH_DATA", "data")) / CIFAR10_JPEG
+    if not folder.is_dir():
+        reason = f"ZOOBENCH_DATA names no folder that holds {CIFAR10_JPEG}"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a small file system cannot be mounted here: {error}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
