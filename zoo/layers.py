@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -208,11 +209,13 @@ class ASPP(nn.Module):
 def init_kaiming(model: nn.Module) -> None:
     """He et al. 2015 (arXiv:1502.01852): convolutions normal with variance 2/fan_out, norms 1 and 0.
 
-    Linear layers keep PyTorch's uniform(±1/sqrt(fan_in)), biases of convolutions become 0.
+    Linear layers keep PyTorch's uniform(±1/sqrt(fan_in)), biases of convolutions become 0. Of a grouped convolution
+    the fan-out is that of one group, which PyTorch's own function overlooks: depthwise weights would be all but zero.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):

@@ -81,9 +81,9 @@ def count_params(model: nn.Module) -> int:
 
 def count_macs(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Multiply-accumulates alone: `count_complexity` without its check and its table, in half the time."""
-    recorder = _Recorder()
+    recorder, image = _Recorder(), _image(model, input_shape)
     with recorder:
-        _forward(model, input_shape)
+        _forward(model, image)
     return sum(recorder.macs.values())
 
 
@@ -97,10 +97,10 @@ def count_complexity(model: nn.Module, input_shape: tuple[int, ...]) -> Complexi
     Raises:
         ValueError: the network cannot take input of this shape.
     """
-    recorder = _Recorder()
-    checker = FlopCounterMode(display=False)
+    recorder, image = _Recorder(), _image(model, input_shape)
+    checker, batch = FlopCounterMode(display=False), image.shape[0]
     with _layer_hooks(model, recorder), checker, recorder:
-        batch, output = _forward(model, input_shape)
+        output = _forward(model, image)
 
     counted: Counter[str] = Counter()
     for (_, operator), macs in recorder.macs.items():
@@ -185,7 +185,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         operator = str(func.overloadpacket)
-        self.operators.append(operator)
+        if operator != "aten.empty":  # memory, not work: some kernels ask for it, on some devices
+            self.operators.append(operator)
         if operator == "aten.native_batch_norm" and args[0].is_meta:
             # Its meta kernel is Python and takes most of the time of a forward pass; the shape is the input's.
             return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
@@ -204,17 +205,21 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for (layer, _), count in self.macs.items():
             macs[layer] += count
         modules = dict(model.named_modules())
-        seen: set[nn.Parameter] = set()
+        params: Counter[str] = Counter()
+        for key, parameter in model.named_parameters():
+            # Of a module that is never called, such as attention's projection, the one that uses it has the weights.
+            owner = key.rpartition(".")[0]
+            while owner and owner not in self.shapes:
+                owner = owner.rpartition(".")[0]
+            params[owner] += parameter.numel() if parameter.requires_grad else 0
         for name, shape in self.shapes.items():
             module = modules[name]
-            own = [p for p in module.parameters(recurse=False) if p.requires_grad and p not in seen]
-            seen.update(own)
             leaf = next(module.children(), None) is None
-            if leaf or own or macs[name]:
+            if leaf or params[name] or macs[name]:
                 yield LayerRow(
                     name=name,
                     kind=type(module).__name__,
-                    params=sum(parameter.numel() for parameter in own),
+                    params=params[name],
                     macs=macs[name] // batch,
                     activations=self.activations[name] // batch,
                     output_shape=shape[1:],
@@ -242,12 +247,15 @@ def _layer_hooks(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
         yield
 
 
-def _forward(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, torch.Tensor]:
-    """One forward pass of zeros in eval mode without gradients. The batch size and the first output."""
-    shape = input_shape if len(input_shape) == 4 else (1, *input_shape)
+def _image(model: nn.Module, input_shape: tuple[int, ...]) -> torch.Tensor:
+    """Zeros where the model is; a shape without batch is of one image."""
     parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    dtype = torch.float32 if parameter is None else parameter.dtype
+    shape = input_shape if len(input_shape) == 4 else (1, *input_shape)
+    return torch.zeros(shape) if parameter is None else parameter.new_zeros(shape)
+
+
+def _forward(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """The first output of a forward pass in eval mode without gradients."""
     modes = {module: module.training for module in model.modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     # The fast path of nn.MultiheadAttention is one operator that neither counter looks into.
@@ -255,17 +263,17 @@ def _forward(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[int, torch
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.zeros(shape, device=device, dtype=dtype))
+            output = model(image)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{type(model).__name__} cannot take input of shape {'×'.join(map(str, shape[1:]))}: {reason}"
+            f"{type(model).__name__} cannot take input of shape {'×'.join(map(str, image.shape[1:]))}: {reason}"
         ) from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, training in modes.items():
             module.training = training
-    return shape[0], _first_tensor(output)
+    return _first_tensor(output)
 
 
 def _first_tensor(output: Any) -> torch.Tensor:

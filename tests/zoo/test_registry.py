@@ -1,0 +1,90 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from zoo import (
+    DuplicateModelError,
+    UnknownModelError,
+    ZooError,
+    create_model,
+    list_models,
+    model_info,
+    register_model,
+)
+from zoo.registry import representative_models
+
+NEW_FILE = """
+from torch import nn
+from zoo.registry import register_model
+
+@register_model
+def foonet(num_classes=10, input_size=32):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+"""
+USE_IT = """
+import json, sys
+from zoo import architectures
+architectures.__path__.append(sys.argv[1])
+from bench.card import describe, list_rows, render_card
+from zoo import create_model, list_models, model_info
+assert "foonet" in list_models()
+assert create_model("foonet", 5)[3].out_features == 5
+assert model_info("foonet").family == "foonet"
+card = describe("foonet")
+render_card(card)
+json.dumps(card.to_dict())
+print(card.params, [row["params"] for row in list_rows("foonet")], card.receptive_field)
+"""
+
+
+def test_a_new_architecture_is_one_file(tmp_path: Path) -> None:
+    (tmp_path / "foonet.py").write_text(NEW_FILE)
+    done = subprocess.run([sys.executable, "-c", USE_IT, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "162 [162] 3"
+
+
+def test_names_match_wildcards_and_are_sorted() -> None:
+    names = list_models("resnet*")
+    assert names == sorted(names)
+    assert {"resnet18", "resnet20"} <= set(names)
+    assert set(list_models(["vgg1?", "lenet5"])) == {"vgg11", "vgg13", "vgg16", "vgg19", "lenet5"}
+    assert list_models("nothing*") == []
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(UnknownModelError, match=r"no architecture is named 'resnet81'.*Did you mean.*'resnet18'"):
+        create_model("resnet81")
+
+
+def test_one_name_belongs_to_one_builder() -> None:
+    def resnet18(num_classes: int = 10, input_size: int = 32) -> nn.Module:
+        return nn.Linear(num_classes, input_size)
+
+    with pytest.raises(DuplicateModelError, match="'resnet18'"):
+        register_model(resnet18)
+    assert model_info("resnet18").builder is not resnet18
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"input_size": -1}, "input_size=-1"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"output_strid": 8}, "takes no argument 'output_strid'. Did you mean 'output_stride'"),
+        ({"output_stride": 7}, "output_stride=7 is not possible: expected 8, 16 or 32"),
+    ],
+)
+def test_impossible_arguments_are_named(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ZooError, match=message):
+        create_model("deeplab_resnet18", **arguments)
+
+
+def test_every_family_is_represented_by_one_or_two() -> None:
+    chosen = [model_info(name).family for name in representative_models()]
+    assert set(chosen) == {model_info(name).family for name in list_models()}
+    assert max(map(chosen.count, chosen)) <= 2
