@@ -15,8 +15,12 @@ from typing import Any
 _WHERE = {
     "reports.loading": ("load_runs", "load_history", "load_results"),
     "reports.tables": ("leaderboard", "pareto_front", "separations", "to_markdown", "to_latex", "render_leaderboard"),
-    "reports.figures": ("plot_accuracy_against",),
+    "reports.figures": ("plot_accuracy_against", "plot_roofline", "plot_throughput_by_batch"),
+    "reports.curves": ("plot_learning_curves", "plot_time_to_target"),
+    "reports.mistakes": ("plot_confusion", "plot_per_class_accuracy", "plot_reliability"),
     "reports.report": ("write_report",),
+    "reports.export": ("export_runs",),
+    "reports.verify": ("verify_page",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 

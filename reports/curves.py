@@ -17,26 +17,42 @@ from reports.style import ACCENT, INK, PALETTE, QUIET, figure_style, new_figure,
 _DASHES = ((), (4, 1.5), (1, 1), (5, 1.5, 1, 1.5))
 
 
+def curve_summary(history: pd.DataFrame, y: str = "val_top1") -> pd.DataFrame:
+    """Learning curves over the seeds of each model: columns model, epoch, seconds, ``y``, ``y_low``, ``y_high``.
+
+    ``y`` is the mean over seeds and ``seconds`` the mean time that they took; low and high are the extreme seeds.
+    """
+    if f"{y}_low" in history:
+        return history
+    known = history[history[y].notna() & history.epoch.notna()]
+    groups = known.groupby(["model", "epoch"], sort=False)
+    table = pd.DataFrame({"seconds": groups.seconds.mean(), y: groups[y].mean()})
+    return table.assign(**{f"{y}_low": groups[y].min(), f"{y}_high": groups[y].max()}).reset_index()
+
+
 def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_top1") -> Figure:
     """One line a model, the mean over its seeds, with the band from the lowest to the highest seed.
 
-    ``x`` is ``epoch`` or ``seconds`` of training; over seconds, an epoch stands at the mean time its seeds took.
+    ``history`` is that of `load_history`, or its `curve_summary`. ``x`` is ``epoch`` or ``seconds`` of training; over
+    seconds, an epoch stands at the mean time its seeds took.
     """
-    known = history[history[y].notna() & history[x].notna() & history.epoch.notna()]
+    known = curve_summary(history, y)
+    known = known[known[x].notna()]
     with figure_style():
         if known.empty:
             return nothing_to_show("No run has a learning curve.")
         figure, axes = new_figure()
         scale = metric(y).scale
         for k, (model, rows) in enumerate(known.groupby("model", sort=False)):
-            by_epoch = rows.groupby("epoch").agg(x=(x, "mean"), mean=(y, "mean"), low=(y, "min"), high=(y, "max"))
             colour, dashes = PALETTE[k % len(PALETTE)], _DASHES[k // len(PALETTE) % len(_DASHES)]
             line = sns.lineplot(
-                x=by_epoch.x, y=by_epoch["mean"] * scale, ax=axes, color=colour, lw=1.6, errorbar=None,
-                label=label_text(str(model), 22), marker="o" if len(by_epoch) < 3 else None,
+                x=rows[x], y=rows[y] * scale, ax=axes, color=colour, lw=1.6, errorbar=None,
+                label=label_text(str(model), 22), marker="o" if len(rows) < 3 else None,
             ).lines[-1]  # fmt: skip
             line.set_dashes(dashes)
-            axes.fill_between(by_epoch.x, by_epoch.low * scale, by_epoch.high * scale, color=colour, alpha=0.15, lw=0)
+            axes.fill_between(
+                rows[x], rows[f"{y}_low"] * scale, rows[f"{y}_high"] * scale, color=colour, alpha=0.15, lw=0
+            )
         axes.set(xlabel="Epoch" if x == "epoch" else "Training time (s), log scale", ylabel=metric(y).axis)
         if x == "epoch":
             axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
@@ -44,7 +60,7 @@ def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_
             axes.set_xscale("log")
             plain_log_axis(axes)
         figure.legends.clear()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=1.8)
     return figure
 
 
@@ -59,7 +75,7 @@ def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20) -> 
     with figure_style():
         if not order:
             return nothing_to_show(f"No run met {goal}.")
-        figure, axes = new_figure((5.6, 1.1 + 0.27 * len(order)))
+        figure, axes = new_figure((4.8, 1.1 + 0.27 * len(order)))
         met = met[met.model.isin(order)]
         sns.stripplot(
             x=met.seconds, y=pd.Categorical(met.model, order), ax=axes, color=QUIET, size=5, jitter=False, alpha=0.75,

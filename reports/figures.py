@@ -28,7 +28,8 @@ def points_shown(table: pd.DataFrame, x: str = "macs", y: str = "test_top1") -> 
 def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1") -> Figure:
     """One point a model: accuracy against a cost (or a speed), with the Pareto front and error bars.
 
-    ``df`` is a leaderboard, or the runs for one. Bars are 95% intervals over seeds, or of the measurement itself.
+    ``df`` is a leaderboard, or the runs for one. Bars are 95% intervals over seeds, or of the
+    measurement itself; more than 300 points have none.
     """
     table = points_shown(df if "rank" in df else leaderboard(df), x, y)
     with figure_style():
@@ -39,7 +40,8 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
         front = pareto_front(table, x, y, cost_better=metric(x).better or "lower")
         many = len(table) > MANY
         axes.set_xscale("log")
-        _error_bars(axes, table, metric(x), metric(y), many)
+        if not many:
+            _error_bars(axes, table, metric(x), metric(y))
         curve = front.sort_values(x)
         axes.plot(
             curve[x] * metric(x).scale,
@@ -47,7 +49,7 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
             color=ACCENT,
             lw=1.2,
             label="Pareto front",
-            drawstyle="steps-post",
+            drawstyle="steps-pre" if metric(x).better == "higher" else "steps-post",
         )
         if table.setting.nunique() > 1 and table.setting.nunique() <= MAX_SETTINGS:
             colours: dict[str, object] = {"hue": table.setting.map(label_text), "style": table.setting.map(label_text)}
@@ -58,7 +60,7 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
         axes.set(xlabel=f"{metric(x).axis}, log scale", ylabel=metric(y).axis)
         _limits(axes, ys)
         plain_log_axis(axes)
-        axes.legend(loc="best", fontsize=8.5)
+        axes.legend(loc="lower right" if many else "best")
         place_labels(axes, list(xs), list(ys), list(table.model), set(front.index))
     return figure
 
@@ -80,14 +82,14 @@ def _limits(axes: Axes, ys: pd.Series) -> None:
     axes.set_ylim(max(low, ys.min() - 0.35 * spread), min(high, ys.max() + 0.35 * spread))
 
 
-def _error_bars(axes: Axes, table: pd.DataFrame, x: Metric, y: Metric, many: bool) -> None:
+def _error_bars(axes: Axes, table: pd.DataFrame, x: Metric, y: Metric) -> None:
     def span(m: Metric) -> NDArray[np.float64]:
         ends = (table[m.key] - table[f"{m.key}_low"], table[f"{m.key}_high"] - table[m.key])
         return np.clip(np.nan_to_num(np.array(ends, dtype=float) * m.scale), 0, None)
 
     axes.errorbar(
         table[x.key] * x.scale, table[y.key] * y.scale, xerr=None if x.exact else span(x), yerr=span(y), fmt="none",
-        ecolor=QUIET, elinewidth=0.9, alpha=0.6, capsize=2, rasterized=many, zorder=2,
+        ecolor=QUIET, elinewidth=0.9, alpha=0.6, capsize=2, zorder=2,
     )  # fmt: skip
 
 
@@ -143,5 +145,5 @@ def plot_throughput_by_batch(batches: pd.DataFrame) -> Figure:
         axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         plain_log_axis(axes, "y")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.2, handlelength=1.8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, columnspacing=1.2, handlelength=1.8)
     return figure

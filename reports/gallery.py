@@ -21,25 +21,27 @@ from reports.metrics import counted, metric
 from reports.mistakes import per_class_accuracy, plot_confusion, plot_per_class_accuracy, plot_reliability
 from reports.safety import shorten
 from reports.snapshot import Snapshot, curves_of
-from reports.svg import inline_svg
+from reports.style import MANY
+from reports.svg import figure_svg, inline_svg
 from reports.tables import extreme, pareto_front
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page: its id, title, inline SVG, and the caption that also is its text alternative."""
+    """A figure of the page: its id, title, inline SVG, the caption that also is its text alternative, and its file."""
 
     name: str
     title: str
     svg: Markup
     caption: str
+    file: str
 
 
 def pictures(snapshot: Snapshot, table: pd.DataFrame) -> dict[str, list[Picture]]:
     """The figures of one setting by section; a figure without data is left out, a section without figures too."""
     groups = {
         "Accuracy and its cost": [_accuracy(table, key) for key in ("macs", "params", "throughput_img_per_s")],
-        "Learning": [*_curves(snapshot, table), _target(snapshot)],
+        "Learning": [*_curves(snapshot), _target(snapshot)],
         "Speed": [_roofline(snapshot, table), _batches(snapshot)],
         "Mistakes": _mistakes(snapshot, table),
     }
@@ -50,7 +52,8 @@ def pictures(snapshot: Snapshot, table: pd.DataFrame) -> dict[str, list[Picture]
 def _picture(
     name: str, title: str, figure: Callable[[], Figure], caption: str, points: list[str] | None = None
 ) -> Picture:
-    return Picture(name, title, inline_svg(figure(), name, title, f"{name}-caption", points or []), caption)
+    svg = figure_svg(figure())
+    return Picture(name, title, inline_svg(svg, name, title, f"{name}-caption", points or []), caption, svg)
 
 
 def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
@@ -61,14 +64,14 @@ def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
     front = pareto_front(shown, key, cost_better=m.better or "lower")
     best = "the faster" if m.better == "higher" else "the fewer"
     names = ", ".join(shorten(name) for name in front.model[:12])
+    bars = "Bars are 95% intervals. " if len(shown) <= MANY else ""
     points = [
-        f"{shorten(row.model, 60)}: {accuracy.text(row.test_top1)}%, {m.text(row[key])} {m.unit}"
-        for _, row in shown.iterrows()
+        f"{shorten(row['model'], 60)}: {accuracy.text(row['test_top1'])}%, {m.text(row[key])} {m.unit}"
+        for row in shown.head(MANY).to_dict("records")
     ]
     caption = (
         f"{len(shown)} models; {best} the better. On the Pareto front, where no model is better in both: {names}"
-        f"{' and others' if len(front) > 12 else ''}. Bars are 95% intervals; where names would overlap, some are left "
-        "out."
+        f"{' and others' if len(front) > 12 else ''}. {bars}Where names would overlap, some are left out."
     )
     return _picture(
         f"accuracy-{key.split('_')[0]}",
@@ -79,18 +82,13 @@ def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
     )
 
 
-def _curves(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
+def _curves(snapshot: Snapshot) -> list[Picture | None]:
     curves = curves_of(snapshot)
-    if curves.val_top1.notna().sum() == 0:
+    if curves.empty:
         return []
-    order = {model: k for k, model in enumerate(table.model)}
-    curves = curves.sort_values("model", key=lambda models: models.map(order), kind="stable")
-    final = curves[curves.val_top1.notna()].groupby(["model", "seed"], sort=False).val_top1.last()
-    means = final.groupby("model", sort=False).mean()
-    last = "; ".join(f"{shorten(str(model))} {value * 100:.1f}%" for model, value in means.items())
-    told = (
-        f"The best by test accuracy, {counted(curves.model.nunique(), 'model')}; lines are means over seeds, bands"
-    )
+    final = curves.groupby("model", sort=False).val_top1.last()
+    last = "; ".join(f"{shorten(str(model))} {value * 100:.1f}%" for model, value in final.items())
+    told = f"The best by test accuracy, {counted(curves.model.nunique(), 'model')}; lines are means over seeds, bands"
     return [
         _picture(
             f"curves-{x}",
@@ -130,7 +128,9 @@ def _roofline(snapshot: Snapshot, table: pd.DataFrame) -> Picture | None:
         + (f" of the {m.text(peak)} measured for a large matrix product" if peak else "; its peak was not measured")
         + ". To the left, few MACs for each activation: the machine waits for memory rather than computes."
     )
-    points = [f"{shorten(r.model, 60)}: {m.text(r.macs_per_s)} {m.unit}" for _, r in shown.iterrows()]
+    points = [
+        f"{shorten(r['model'], 60)}: {m.text(r['macs_per_s'])} {m.unit}" for r in shown.head(MANY).to_dict("records")
+    ]
     return _picture("roofline", "What the machine achieves", lambda: plot_roofline(table, peak), caption, points)
 
 

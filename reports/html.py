@@ -17,7 +17,7 @@ from reports.gallery import pictures
 from reports.loading import number
 from reports.metrics import Metric
 from reports.safety import visible
-from reports.snapshot import LISTED, Snapshot, runs_of, to_json
+from reports.snapshot import Snapshot, runs_of, to_json
 from reports.summary import highlights, inseparable, sentences
 from reports.tables import leaderboard, rank_text, separations, shown_metrics
 
@@ -60,13 +60,19 @@ class Board:
 
 def build_page(snapshot: Snapshot) -> str:
     """The whole page. Everything it shows is computed from the snapshot, which it carries."""
+    return build_page_and_figures(snapshot)[0]
+
+
+def build_page_and_figures(snapshot: Snapshot) -> tuple[str, dict[str, str]]:
+    """The page, and its figures as stand-alone SVG by name."""
     runs = runs_of(snapshot)
     table = leaderboard(runs)
     names = list(dict.fromkeys(table.setting))
     main = table[table.setting == names[0]] if names else table
     pairs = separations(runs, names[0]) if names else separations(runs.assign(setting=""), "")
     data = to_json(snapshot)
-    return render(
+    groups = pictures(snapshot, main) if len(main) else {}
+    page = render(
         "comparison.html.j2",
         data=data,
         digest=digest(data),
@@ -79,7 +85,7 @@ def build_page(snapshot: Snapshot) -> str:
         hidden_settings=max(len(names) - SETTINGS, 0),
         inseparable=inseparable(main, pairs) if len(main) else [],
         pairs=(len(pairs), int(pairs.separated.astype(bool).sum())),
-        groups=pictures(snapshot, main) if len(main) else {},
+        groups=groups,
         failures=snapshot["failures"],
         hidden_failures=int((runs.status != "completed").sum()) - len(snapshot["failures"]),
         disturbances=snapshot["disturbances"],
@@ -87,8 +93,8 @@ def build_page(snapshot: Snapshot) -> str:
         hidden_damaged=snapshot["damaged_count"] - len(snapshot["damaged"]),
         provenance=snapshot["provenance"],
         made_with=snapshot["made_with"],
-        listed=LISTED,
     )
+    return page, {picture.name: picture.file for group in groups.values() for picture in group}
 
 
 def digest(data: str) -> str:

@@ -41,7 +41,7 @@ class Metric:
         return format_number(None if value is None else value * self.scale, self.digits, self.significant)
 
     def text_with_interval(self, value: float | None, low: float | None, high: float | None) -> str:
-        """``91.20 ± 0.35``; the value alone where there is no interval."""
+        """``91.20 ± 0.35``; the value alone where there is no interval, or one of no width."""
         if (
             self.exact
             or value is None
@@ -51,6 +51,8 @@ class Metric:
         ):
             return self.text(value)
         half = (high - low) / 2 * self.scale
+        if half == 0:
+            return self.text(value)
         digits = _decimals(value * self.scale, self.digits) if self.significant else self.digits
         return f"{self.text(value)} ± {format_number(half, digits, significant=False)}"
 

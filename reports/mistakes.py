@@ -40,16 +40,16 @@ def plot_confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     with figure_style():
         if shares.size == 0:
             return nothing_to_show("No run has a confusion matrix.")
-        figure, axes = new_figure((5.6, 5.0))
+        figure, axes = new_figure((4.8, 4.5))
         names = [label_text(name, 14) for name in classes]
         few = len(classes) <= ANNOTATED
         off = shares.copy()
         np.fill_diagonal(off, np.nan)
         brightest = max(float(np.nanmax(off)) if np.isfinite(off).any() else 1.0, 1.0)
         sns.heatmap(
-            shares, ax=axes, cmap="crest", vmin=0, vmax=brightest, annot=few, fmt=".0f", annot_kws={"size": 8},
+            shares, ax=axes, cmap="crest", vmin=0, vmax=brightest, annot=few, fmt=".0f", annot_kws={"size": 8.5},
             xticklabels=names if few else False, yticklabels=names if few else False, linewidths=0.5 if few else 0,
-            linecolor="none", rasterized=not few, cbar_kws={"label": "% of the true class", "extend": "max"},
+            linecolor="none", rasterized=not few, cbar=False,
         )  # fmt: skip
         axes.set(xlabel="Predicted class", ylabel="True class")
         axes.tick_params(length=0)
@@ -66,12 +66,12 @@ def plot_per_class_accuracy(accuracy: pd.DataFrame) -> Figure:
         if accuracy.empty:
             return nothing_to_show("No run has a confusion matrix.")
         few = accuracy.shape[1] <= ANNOTATED
-        figure, axes = new_figure((5.6, 1.5 + 0.27 * len(accuracy)))
+        figure, axes = new_figure((4.8, 1.5 + 0.27 * len(accuracy)))
         sns.heatmap(
-            accuracy.to_numpy(float) * 100, ax=axes, cmap="crest", annot=few, fmt=".0f", annot_kws={"size": 8},
+            accuracy.to_numpy(float) * 100, ax=axes, cmap="crest", annot=few, fmt=".0f", annot_kws={"size": 8.5},
             xticklabels=[label_text(str(c), 14) for c in accuracy] if few else False,
             yticklabels=[label_text(str(m), 20) for m in accuracy.index], linewidths=0.5 if few else 0,
-            linecolor="none", rasterized=not few, cbar_kws={"label": "Accuracy (%)"},
+            linecolor="none", rasterized=not few, cbar=False,
         )  # fmt: skip
         axes.set(xlabel="Class", ylabel="")
         axes.tick_params(length=0)

@@ -5,28 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.records import unwritable
-from reports.loading import load_results
+from reports.loading import load_results, without_collector
 from reports.snapshot import take_snapshot
 from reports.tables import leaderboard, to_latex, to_markdown, write_csv
 
+FILES = ("accuracy-macs", "accuracy-params", "accuracy-throughput")
+"""Figures of the page that are files of their own as well, for a README or a slide."""
 
+
+@without_collector()
 def write_report(results: str | Path, out: str | Path, *, latex: bool = False) -> list[Path]:
     """Write the report of a results folder into a folder of its own, and return the files, the page first.
 
-    `index.html`, the leaderboard as CSV, Parquet and Markdown (LaTeX where asked for), and the figures of accuracy
-    against MACs and against throughput as SVG. Raises `RecordError` if ``out`` cannot be written. Records that cannot
-    be read are named in the report.
+    `index.html`, the leaderboard as CSV, Parquet and Markdown (LaTeX where asked for), and some figures as SVG.
+    Raises `RecordError` if ``out`` cannot be written. Records that cannot be read are named in the report.
     """
-    from reports.figures import plot_accuracy_against
-    from reports.html import build_page
-    from reports.svg import figure_svg
+    from reports.html import build_page_and_figures
 
     loaded = load_results(results)
     table = leaderboard(loaded.runs)
-    first = table[table.setting == table.setting.iloc[0]] if len(table) else table
-    texts = {"index.html": build_page(take_snapshot(loaded)), "leaderboard.md": to_markdown(table)}
-    for key in ("macs", "throughput_img_per_s"):
-        texts[f"accuracy-{key.split('_')[0]}.svg"] = figure_svg(plot_accuracy_against(first, key))
+    page, figures = build_page_and_figures(take_snapshot(loaded))
+    texts = {"index.html": page, "leaderboard.md": to_markdown(table)}
+    texts |= {f"{name}.svg": figures[name] for name in FILES if name in figures}
     if latex:
         texts["leaderboard.tex"] = to_latex(table)
     folder = Path(out)

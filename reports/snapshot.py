@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.records import RunRecord
+from reports.curves import curve_summary
 from reports.loading import RUN_COLUMNS, Results, get, history_table, matrix, number, text
 from reports.metrics import METRICS
 from reports.tables import leaderboard
@@ -35,15 +36,15 @@ def take_snapshot(results: Results, pages: dict[str, str] | None = None) -> Snap
     main = main_runs(runs)
     best = list(dict.fromkeys(leaderboard(main).model)) if len(main) else []
     completed = main[main.status == "completed"]
-    history = history_table(main, results.records)
-    target = _target(history)
+    drawn = completed[completed.model.isin(best[:CURVES])]
+    target, seconds = _time_to_target(main, results.records)
     mistakes = _by_model(completed[completed.model.isin(best[:MISTAKES])], results.records)
     snapshot = {
         "schema": SCHEMA,
-        "made_with": {name: _version(name) for name in ("zoobench", "matplotlib", "seaborn", "pandas")},
+        "made_with": versions(),
         "runs": {column: [_plain(value) for value in runs[column]] for column in map(str, runs)},
-        "curves": _thin(history[history.model.isin(best[:CURVES])]),
-        "target": {"val_top1": target, "seconds": _seconds_to(history, target)},
+        "curves": _thin(curve_summary(history_table(drawn, results.records)), best[:CURVES]),
+        "target": {"val_top1": target, "seconds": seconds},
         "batches": _batches(completed, results.records),
         "peak_macs_per_s": _peak(main, results.records),
         **mistakes,
@@ -72,7 +73,8 @@ def runs_of(snapshot: Snapshot) -> pd.DataFrame:
 
 def curves_of(snapshot: Snapshot) -> pd.DataFrame:
     """The learning curves that a snapshot carries."""
-    return pd.DataFrame(snapshot["curves"]["rows"], columns=snapshot["curves"]["columns"])
+    columns = snapshot["curves"]["columns"]
+    return pd.DataFrame(snapshot["curves"]["rows"], columns=columns).astype({c: float for c in columns if c != "model"})
 
 
 def main_runs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -90,6 +92,11 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def versions() -> dict[str, str]:
+    """What makes a page, each in its version."""
+    return {name: _version(name) for name in ("zoobench", "matplotlib", "seaborn", "pandas")}
+
+
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -97,31 +104,33 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _thin(history: pd.DataFrame) -> dict[str, Any]:
-    columns = ["model", "seed", "epoch", "seconds", "train_loss", "val_loss", "val_top1"]
+def _thin(curves: pd.DataFrame, order: list[str]) -> dict[str, Any]:
+    """The curves in the order of the models, each with few enough points to draw, the last one among them."""
     parts = []
-    for _, rows in history.groupby("run_id", sort=False):
-        step = math.ceil(len(rows) / POINTS)
-        keep = sorted({*range(0, len(rows), step), len(rows) - 1})
-        parts.append(rows.iloc[keep][columns])
-    cells = pd.concat(parts).to_numpy(dtype=object) if parts else np.empty((0, len(columns)))
-    return {"columns": columns, "rows": [[_plain(cell) for cell in row] for row in cells]}
+    for model in order:
+        rows = curves[curves.model == model].sort_values("epoch")
+        step = max(math.ceil(len(rows) / POINTS), 1)
+        parts.append(rows.iloc[sorted({*range(0, len(rows), step), len(rows) - 1} - {-1})])
+    cells = pd.concat(parts).to_numpy(dtype=object) if parts else np.empty((0, 0))
+    return {"columns": list(curves.columns), "rows": [[_plain(cell) for cell in row] for row in cells]}
 
 
-def _target(history: pd.DataFrame) -> float | None:
-    """The validation accuracy that the median model reaches, down to the next 5%: a mark that most can meet."""
-    best = history.groupby("run_id").val_top1.max().groupby(history.groupby("run_id").model.first()).median().median()
-    return math.floor(best * 20) / 20 if best == best and best >= 0.05 else None
+def _time_to_target(runs: pd.DataFrame, records: dict[str, RunRecord]) -> tuple[float | None, list[list[Any]]]:
+    """A mark that most models can meet, and rows of model, seed, training seconds until a run first met it, or None.
 
-
-def _seconds_to(history: pd.DataFrame, target: float | None) -> list[list[Any]]:
-    """Rows of model, seed, training seconds until the validation accuracy first met the target, or None."""
-    if target is None:
-        return []
-    met = history[history.val_top1 >= target].groupby("run_id").seconds.min()
-    runs = history.drop_duplicates("run_id")
-    seconds = runs.run_id.map(met).astype(float)
-    return [[m, _plain(s), _plain(t)] for m, s, t in zip(runs.model, runs.seed, seconds, strict=True)]
+    The mark is the best validation accuracy of the median model's median run, down to the next 5%.
+    """
+    curves = {
+        run_id: [(number(row.get("val_top1")), number(row.get("seconds"))) for row in records[run_id].history]
+        for run_id in runs.run_id
+    }
+    highest = pd.Series([max((a for a, _ in curves[r] if a == a), default=math.nan) for r in runs.run_id], dtype=float)
+    median = highest.groupby(runs.model.to_numpy()).median().median()
+    if not median >= 0.05:
+        return None, []
+    target = math.floor(median * 20) / 20
+    first = [next((t for a, t in curves[run_id] if a >= target), math.nan) for run_id in runs.run_id]
+    return target, [[m, _plain(s), _plain(t)] for m, s, t in zip(runs.model, runs.seed, first, strict=True)]
 
 
 def _by_model(runs: pd.DataFrame, records: dict[str, RunRecord]) -> dict[str, Any]:
@@ -210,7 +219,7 @@ def _provenance(runs: pd.DataFrame, records: dict[str, RunRecord]) -> list[dict[
             "data": _texts(data),
         }
         entry = found.setdefault(json.dumps(facts, sort_keys=True), facts | {"runs": 0, "first": "", "last": ""})
-        started = text(environment.get("started_at"))
+        started = text(environment.get("started_at"))[:16].replace("T", " ")
         entry["runs"] += 1
         entry["first"] = min(filter(None, (entry["first"], started)), default="")
         entry["last"] = max(entry["last"], started)
@@ -219,4 +228,9 @@ def _provenance(runs: pd.DataFrame, records: dict[str, RunRecord]) -> list[dict[
 
 def _texts(value: Any) -> dict[str, str]:
     items = value.items() if isinstance(value, dict) else [("", value)] if value is not None else []
-    return {text(k): text(v) for k, v in items if v is not None and not isinstance(v, dict | list)}
+    return {text(k): _fact(text(k), v) for k, v in items if v is not None and not isinstance(v, dict | list)}
+
+
+def _fact(key: str, value: Any) -> str:
+    size = number(value)
+    return f"{size / 2**30:.1f} GiB" if key.endswith("_bytes") and size == size else text(value)

@@ -13,7 +13,7 @@ from reports.metrics import counted, format_number, metric
 from reports.safety import shorten
 from reports.tables import extreme, pareto_front
 
-NOTES = 12
+NOTES = 50
 """So many pairs that the seeds cannot separate are told."""
 
 

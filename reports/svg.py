@@ -30,13 +30,13 @@ def figure_svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def inline_svg(figure: Figure, name: str, title: str, described_by: str, points: Sequence[str] = ()) -> Markup:
-    """The figure for inlining: no style attributes or elements, ids of its own, colours as the page's variables.
+def inline_svg(svg: str, name: str, title: str, described_by: str, points: Sequence[str] = ()) -> Markup:
+    """A stand-alone SVG for inlining: no style attributes or elements, ids of its own, colours as the page's variables.
 
     ``name`` makes the ids unique; ``title`` is the text alternative, ``described_by`` the id of a longer one;
     ``points`` are what to show over the marks of the artist with the gid ``points``, in their order.
     """
-    root = ET.fromstring(figure_svg(figure))  # noqa: S314 - our own output
+    root = ET.fromstring(svg)  # noqa: S314 - our own output
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):

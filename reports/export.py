@@ -1,0 +1,67 @@
+"""`zoobench export`: the runs as one table for other tools."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from bench.records import unwritable
+from reports.loading import history_table, load_results
+from reports.tables import leaderboard
+
+Format = Literal["parquet", "csv", "sqlite"]
+
+
+FORMATS: tuple[Format, ...] = ("parquet", "csv", "sqlite")
+
+
+def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] = FORMATS) -> list[Path]:
+    """Write the tables `runs`, `history` and `leaderboard` into a folder, in each format, and return the files.
+
+    Parquet and CSV are a file a table; SQLite is one `zoobench.sqlite` with three tables. Columns are those of
+    `reports.loading.RUN_COLUMNS`, `HISTORY_COLUMNS` and `reports.tables.LEADERBOARD_COLUMNS`, in full precision; what
+    was not measured is empty. Raises `RecordError` if the folder cannot be written.
+    """
+    loaded = load_results(results)
+    tables = {
+        "runs": loaded.runs,
+        "history": history_table(loaded.runs, loaded.records),
+        "leaderboard": leaderboard(loaded.runs),
+    }
+    folder = Path(out)
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind in formats:
+            written += _WRITERS[kind](tables, folder)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise unwritable(out, error if isinstance(error, OSError) else OSError(str(error))) from error
+    return written
+
+
+def _parquet(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    return [folder / f"{name}.parquet" for name in tables]
+
+
+def _csv(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False, encoding="utf-8")
+    return [folder / f"{name}.csv" for name in tables]
+
+
+def _sqlite(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
+    path = folder / "zoobench.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for name, table in tables.items():
+            table.to_sql(name, connection, index=False, if_exists="replace")
+    return [path]
+
+
+_WRITERS = {"parquet": _parquet, "csv": _csv, "sqlite": _sqlite}
