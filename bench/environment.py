@@ -30,6 +30,7 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
     return {
         "machine": describe_machine(device),
         "threads": threads,
+        "openmp_spin": os.environ.get("GOMP_SPINCOUNT") or os.environ.get("OMP_WAIT_POLICY") or "default",
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "git": _git_state(),
     }

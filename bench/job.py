@@ -101,6 +101,7 @@ class _Run:
 
         import zoo
         from bench.data.sources import load_dataset
+        from bench.training.dense import ImageLogits
 
         config = self.config
         torch.set_num_threads(config.threads)
@@ -117,6 +118,8 @@ class _Run:
             streams = self._streams(dataset)
             torch.manual_seed(config.seed)
             model = zoo.create_model(config.model, len(dataset.classes), config.input_size)
+            if zoo.model_info(config.model).task == "segmentation":
+                model = ImageLogits(model)
             model = model.to(self.device).to(memory_format=self._memory_format())
         self._count(len(dataset.classes))
         if not self._train(model, streams, len(dataset.classes)):

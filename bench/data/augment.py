@@ -95,9 +95,7 @@ class BatchStream:
         count = len(self.labels)
         centre = torch.full((count,), self._padding)
         offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self.labels.device)
-        for batch in zip(
-            torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True
-        ):
+        for batch in zip(torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
             yield self._gather(batch[0]), batch[1]
 
     def _store(self, images: Tensor) -> tuple[Tensor, Tensor]:
