@@ -98,7 +98,10 @@ def load_runs(path: str | Path) -> pd.DataFrame:
 
 
 def load_history(path: str | Path) -> pd.DataFrame:
-    """One row an epoch of a run: run_id, setting, model, seed and `HISTORY_COLUMNS` (seconds of training time)."""
+    """One row an epoch of a run: run_id, setting, model, seed and `HISTORY_COLUMNS`.
+
+    ``epoch`` counts those done, from 1; ``seconds`` are of training alone; losses and accuracies are those at its end.
+    """
     results = load_results(path)
     return history_table(results.runs, results.records)
 
@@ -120,7 +123,9 @@ def history_table(runs: pd.DataFrame, records: dict[str, RunRecord]) -> pd.DataF
         for run_id, setting, model, seed in zip(runs.run_id, runs.setting, runs.model, runs.seed, strict=True)
         for row in records[run_id].history
     ]
-    return pd.DataFrame(rows, columns=["run_id", "setting", "model", "seed", *HISTORY_COLUMNS])
+    table = pd.DataFrame(rows, columns=["run_id", "setting", "model", "seed", *HISTORY_COLUMNS])
+    table["epoch"] += (table.groupby("run_id").epoch.transform("min") == 0).astype(float)
+    return table
 
 
 def number(value: Any) -> float:

@@ -22,6 +22,8 @@ ANNOTATED = 12
 def confusion_shares(counts: ArrayLike) -> NDArray[np.float64]:
     """Counts of true class × predicted class as shares of the true class; a class without images is NaN."""
     matrix = np.asarray(counts, dtype=float)
+    if matrix.size == 0:
+        return np.empty((0, 0))
     total = matrix.sum(axis=1, keepdims=True)
     shares = np.full(matrix.shape, np.nan)
     np.divide(matrix, total, out=shares, where=total > 0)

@@ -52,7 +52,7 @@ LEADERBOARD_COLUMNS: dict[str, str] = {
     "model": "name of the architecture",
     "seeds": "completed runs",
     "failed": "runs that failed or diverged",
-    "disturbed": "disturbances noted over the runs",
+    "disturbed": "runs that were disturbed while they were measured",
 } | {
     column: what
     for key, m in METRICS.items()
@@ -203,10 +203,14 @@ def _summary(runs: pd.DataFrame) -> pd.DataFrame:
             over_seeds = mean[key] + sign * half[key]
             own = single.get(f"{key}_{end}")
             intervals[f"{key}_{end}"] = over_seeds if own is None else over_seeds.where(count[key] > 1, own)
-    everything = runs.groupby(keys, sort=False).agg(total=("status", "size"), disturbed=("disturbed", "sum"))
+    everything = runs.groupby(keys, sort=False).agg(total=("status", "size"), disturbed=("disturbed", _count_positive))
     everything["seeds"] = completed.groupby(keys, sort=False).size().reindex(everything.index, fill_value=0)
     everything["failed"] = everything.pop("total") - everything.seeds
     return everything.join([mean, pd.DataFrame(intervals, index=mean.index)]).reset_index()
+
+
+def _count_positive(counts: pd.Series) -> int:
+    return int((counts > 0).sum())
 
 
 def _t_quantile(count: pd.DataFrame) -> pd.DataFrame:
@@ -252,9 +256,9 @@ def _cells(
     return header + (["Note"] if troubled else []), body
 
 
-def _trouble(failed: int, flags: int) -> str:
+def _trouble(failed: int, noisy: int) -> str:
     notes = [f"{failed} failed"] if failed else []
-    return ", ".join(notes + ([f"{flags} noise"] if flags else []))
+    return ", ".join(notes + ([f"{noisy} noisy"] if noisy else []))
 
 
 def _note(rows: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from bench.errors import RecordError
 from reports.html import build_page, digest
 from reports.loading import load_results
-from reports.snapshot import SCHEMA, Snapshot, take_snapshot, versions
+from reports.snapshot import SCHEMA, Snapshot, take_snapshot, to_json, versions
 
 MOST = 20
 """So many problems are told."""
@@ -76,9 +77,14 @@ def _read(page: str | Path) -> str:
         raise RecordError(f"{str(page)!r} is no page of zoobench: it is not UTF-8 text.") from error
 
 
+@lru_cache(maxsize=1)
+def _remade(data: str) -> str:
+    return build_page(json.loads(data))
+
+
 def _compare_with_remade(text: str, snapshot: Snapshot) -> tuple[list[str], int]:
     try:
-        remade = build_page(snapshot)
+        remade = _remade(to_json(snapshot))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         return [f"the embedded data makes no page any more: {type(error).__name__}: {error}"], 0
     if remade == text:

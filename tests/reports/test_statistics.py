@@ -1,0 +1,144 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from reports.statistics import compare_pairs, holm, seeds_to_separate, shared_ranks, t_interval
+
+accuracies = st.floats(0, 1).map(lambda x: round(x, 4))
+groups = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3), st.lists(accuracies, min_size=1, max_size=5), min_size=1, max_size=7
+)
+
+
+def test_the_t_interval_is_scipys() -> None:
+    x = np.random.default_rng(1).normal(0.9, 0.01, 5)
+    mean, low, high = t_interval(x)
+    expected = stats.t.interval(0.95, 4, loc=x.mean(), scale=stats.sem(x))
+    assert (mean, low, high) == pytest.approx((x.mean(), *expected))
+
+
+def test_one_value_has_no_interval_and_nan_is_left_out() -> None:
+    assert t_interval([0.5])[0] == 0.5
+    assert math.isnan(t_interval([0.5])[1])
+    assert t_interval([0.4, math.nan, 0.6])[0] == 0.5
+    assert math.isnan(t_interval([])[0])
+
+
+def test_holm_on_the_textbook_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_lies_between_the_plain_p_and_bonferronis(p: list[float]) -> None:
+    adjusted = holm(p)
+    assert (adjusted >= np.array(p)).all()
+    assert (adjusted <= np.minimum(np.array(p) * len(p), 1) + 1e-12).all()
+
+
+def test_two_models_are_compared_by_welchs_test() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(0.9, 0.01, 5), rng.normal(0.88, 0.03, 4)
+    (row,) = compare_pairs({"a": a, "b": b}).to_dict("records")
+    assert row["p"] == pytest.approx(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    assert row["difference"] == pytest.approx(a.mean() - b.mean())
+
+
+def test_more_pairs_need_stronger_evidence() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0.9, 0.01, 4), rng.normal(0.87, 0.01, 4)
+    others = {f"x{k}": rng.normal(0.9, 0.01, 4) for k in range(8)}
+    alone, among = compare_pairs({"a": a, "b": b}), compare_pairs({"a": a, "b": b} | others)
+    pair = among[(among.a == "a") & (among.b == "b")].iloc[0]
+    assert pair.p == pytest.approx(alone.p[0])
+    assert pair.p_holm > alone.p_holm[0]
+
+
+def test_single_seeds_alone_are_not_tested() -> None:
+    pairs = compare_pairs({"a": [0.9], "b": [0.5]})
+    ranks = shared_ranks(pairs, {"a": 0.9, "b": 0.5})
+    assert pairs.p.isna().all()
+    assert not pairs.separated.any()
+    assert list(ranks["rank"]) == [1, 2]
+    assert not ranks.tested.any()
+
+
+def test_seeds_that_agree_to_the_last_digit_prove_nothing_by_themselves() -> None:
+    """Two seeds with the same accuracy have no spread of their own, and must not look infinitely sure."""
+    pairs = compare_pairs({"same": [0.95, 0.95], "other": [0.94, 0.952]})
+    assert not pairs.separated.any()
+
+
+def test_far_models_are_separated_and_near_ones_share_a_rank() -> None:
+    values = {"a": [0.90, 0.91, 0.905], "b": [0.902, 0.908, 0.904], "c": [0.50, 0.51, 0.49]}
+    ranks = shared_ranks(compare_pairs(values), {n: float(np.mean(v)) for n, v in values.items()})
+    assert ranks["rank"].to_dict() == {"a": 1, "b": 1, "c": 3}
+    assert ranks.rank_worst.to_dict() == {"a": 2, "b": 2, "c": 3}
+
+
+@settings(max_examples=150, deadline=None)
+@given(groups)
+def test_what_ranks_mean(values: dict[str, list[float]]) -> None:
+    means = {name: float(np.mean(v)) for name, v in values.items()}
+    pairs = compare_pairs(values)
+    ranks = shared_ranks(pairs, means)
+    assert set(ranks.index) == set(values)
+    assert ranks["rank"].min() == 1
+    assert ((ranks["rank"] >= 1) & (ranks["rank"] <= ranks.rank_worst) & (ranks.rank_worst <= len(values))).all()
+    assert list(ranks.index) == sorted(means, key=lambda n: (-means[n], n))
+    for row in pairs.itertuples():
+        if row.separated:  # a model that is separated from another stands above it, by rank and in every case
+            assert ranks["rank"][row.a] < ranks["rank"][row.b]
+            assert ranks.rank_worst[row.a] < ranks.rank_worst[row.b]
+            assert row.more_seeds == 0
+        elif bool(ranks.tested.all()):
+            assert row.more_seeds >= 1
+            between = [
+                c for c in values
+                if _separated(pairs, row.a, c) or _separated(pairs, c, row.b)
+            ]  # fmt: skip
+            if not between and not any(_separated(pairs, c, n) for c in values for n in (row.a, row.b)):
+                assert ranks["rank"][row.a] == ranks["rank"][row.b]
+
+
+@settings(max_examples=50, deadline=None)
+@given(groups, st.randoms())
+def test_ranks_do_not_depend_on_the_order_of_the_models(values: dict[str, list[float]], random) -> None:
+    names = list(values)
+    random.shuffle(names)
+    means = {name: float(np.mean(v)) for name, v in values.items()}
+    first = shared_ranks(compare_pairs(values), means)
+    second = shared_ranks(compare_pairs({n: values[n] for n in names}), {n: means[n] for n in names})
+    pd.testing.assert_frame_equal(first, second)
+
+
+def _separated(pairs: pd.DataFrame, above: str, below: str) -> bool:
+    return bool(pairs[(pairs.a == above) & (pairs.b == below)].separated.any())
+
+
+def test_a_model_without_a_number_has_no_rank_and_stands_last() -> None:
+    ranks = shared_ranks(compare_pairs({"a": [0.5], "b": [math.nan]}), {"b": math.nan, "a": 0.5})
+    assert list(ranks.index) == ["a", "b"]
+    assert math.isnan(ranks["rank"]["b"])
+
+
+def test_seeds_to_separate_have_the_power_they_promise() -> None:
+    """With as many seeds as advised, simulated models are told apart in about 80% of the cases, not in 60 or 95."""
+    difference, variance = 0.02, 0.01**2
+    seeds = int(seeds_to_separate(difference, variance, variance, alpha=0.05))
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(difference, 0.01, (4000, seeds)), rng.normal(0, 0.01, (4000, seeds))
+    found = (stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue < 0.05).mean()
+    assert 0.78 < found < 0.93
+    fewer = (stats.ttest_ind(a[:, 1:], b[:, 1:], axis=1, equal_var=False).pvalue < 0.05).mean()
+    assert fewer < 0.85
+
+
+def test_no_number_of_seeds_separates_equal_means() -> None:
+    assert math.isinf(seeds_to_separate(0.0, 1e-4, 1e-4, 0.05))
+    assert math.isinf(seeds_to_separate(1e-9, 1e-4, 1e-4, 0.05))
+    assert math.isinf(seeds_to_separate(0.1, math.nan, 1e-4, 0.05))
