@@ -19,6 +19,7 @@ _WHERE = {
     "reports.curves": ("plot_learning_curves", "plot_time_to_target"),
     "reports.mistakes": ("plot_confusion", "plot_per_class_accuracy", "plot_reliability"),
     "reports.report": ("write_report",),
+    "reports.architecture": ("write_architecture_report",),
     "reports.export": ("export_runs",),
     "reports.verify": ("verify_page",),
 }

@@ -25,11 +25,11 @@ def points_shown(table: pd.DataFrame, x: str = "macs", y: str = "test_top1") -> 
     return table[table[x].gt(0) & table[y].notna()].reset_index(drop=True)
 
 
-def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1") -> Figure:
+def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1", highlight: str = "") -> Figure:
     """One point a model: accuracy against a cost (or a speed), with the Pareto front and error bars.
 
-    ``df`` is a leaderboard, or the runs for one. Bars are 95% intervals over seeds, or of the
-    measurement itself; more than 300 points have none.
+    ``df`` is a leaderboard, or the runs for one; ``highlight`` is a model to mark. Bars are 95% intervals over seeds,
+    or of the measurement itself; more than 300 points have none.
     """
     table = points_shown(df if "rank" in df else leaderboard(df), x, y)
     with figure_style():
@@ -57,11 +57,16 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
             colours = {"c": np.where(table.index.isin(front.index), ACCENT, QUIET).tolist()}
         sns.scatterplot(x=xs, y=ys, s=34, linewidth=0.6, ax=axes, rasterized=many, zorder=3, **colours)
         axes.collections[-1].set_gid("points")
+        if highlight:
+            own = table.model == highlight
+            axes.scatter(xs[own], ys[own], s=150, facecolors="none", edgecolors=ACCENT, linewidths=1.8, zorder=4)
         axes.set(xlabel=f"{metric(x).axis}, log scale", ylabel=metric(y).axis)
         _limits(axes, ys)
         plain_log_axis(axes)
         axes.legend(loc="lower right" if many else "best")
-        place_labels(axes, list(xs), list(ys), list(table.model), set(front.index))
+        place_labels(
+            axes, list(xs), list(ys), list(table.model), {*front.index, *table.index[table.model == highlight]}
+        )
     return figure
 
 

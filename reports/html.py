@@ -76,6 +76,7 @@ def build_page_and_figures(snapshot: Snapshot) -> tuple[str, dict[str, str]]:
         "comparison.html.j2",
         data=data,
         digest=digest(data),
+        verifiable=True,
         title=_title(main, runs),
         setting=names[0] if names else "",
         sentences=sentences(main, runs, pairs, int(snapshot["damaged_count"])),

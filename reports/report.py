@@ -17,14 +17,17 @@ FILES = ("accuracy-macs", "accuracy-params", "accuracy-throughput")
 def write_report(results: str | Path, out: str | Path, *, latex: bool = False) -> list[Path]:
     """Write the report of a results folder into a folder of its own, and return the files, the page first.
 
-    `index.html`, the leaderboard as CSV, Parquet and Markdown (LaTeX where asked for), and some figures as SVG.
-    Raises `RecordError` if ``out`` cannot be written. Records that cannot be read are named in the report.
+    `index.html`, a page for each model that has a card or probes, the leaderboard as CSV, Parquet and Markdown (LaTeX
+    where asked for), and some figures as SVG. Records that cannot be read are named in the report.
+    Raises `RecordError` if ``out`` cannot be written.
     """
+    from reports.architecture import models_with_pages, page_name, write_page
     from reports.html import build_page_and_figures
 
     loaded = load_results(results)
     table = leaderboard(loaded.runs)
-    page, figures = build_page_and_figures(take_snapshot(loaded))
+    pages = {model: page_name(model) for model in models_with_pages(results, loaded.runs)}
+    page, figures = build_page_and_figures(take_snapshot(loaded, pages))
     texts = {"index.html": page, "leaderboard.md": to_markdown(table)}
     texts |= {f"{name}.svg": figures[name] for name in FILES if name in figures}
     if latex:
@@ -38,4 +41,5 @@ def write_report(results: str | Path, out: str | Path, *, latex: bool = False) -
         table.to_parquet(folder / "leaderboard.parquet", index=False)
     except OSError as error:
         raise unwritable(out, error) from error
-    return [folder / name for name in (*texts, "leaderboard.csv", "leaderboard.parquet")]
+    written = [folder / name for name in (*texts, "leaderboard.csv", "leaderboard.parquet")]
+    return written + [write_page(loaded, results, model, folder) for model in pages]

@@ -80,37 +80,36 @@ def compare_pairs(groups: Mapping[str, ArrayLike], confidence: float = CONFIDENC
     for middle in range(len(names)):  # the transitive closure: what follows from the tests is not in doubt either
         above |= above[:, middle, None] & above[None, middle, :]
     separated = above[i, j]
-    more = np.zeros(len(i))
-    for k in np.flatnonzero(~separated):
-        needed = seeds_to_separate(difference[k], variance[i[k]], variance[j[k]], (1 - confidence) / len(i))
-        more[k] = max(needed - min(count[i[k]], count[j[k]]), 1)
+    needed = seeds_to_separate(difference, variance[i], variance[j], (1 - confidence) / len(i))
+    more = np.where(separated, 0, np.maximum(needed - np.minimum(count[i], count[j]), 1))
     label = np.array(names, dtype=object)
     columns = (label[i], label[j], difference, p, p_holm, separated, more)
     return pd.DataFrame(dict(zip(PAIR_COLUMNS, columns, strict=True)))
 
 
-def seeds_to_separate(difference: float, variance_a: float, variance_b: float, alpha: float) -> float:
+def seeds_to_separate(
+    difference: ArrayLike, variance_a: ArrayLike, variance_b: ArrayLike, alpha: float
+) -> NDArray[np.float64]:
     """Seeds each of two models needs for a two-sided t-test at ``alpha`` to find the difference with 80% power.
 
-    Infinite above a thousand, and where the difference or a variance is unknown or zero.
+    Infinite above a thousand, and where the difference or a variance is unknown or zero. Power is that of the shifted
+    central t, which errs on the side of more seeds at very few of them.
     """
-    spread = variance_a + variance_b
-    if not (math.isfinite(difference) and difference != 0 and math.isfinite(spread) and spread > 0):
-        return math.inf
-    sizes = np.unique(np.geomspace(2, MAX_SEEDS, 200).astype(int))
-    if _power(difference, spread, alpha, sizes[-1:])[0] < POWER:
-        return math.inf
-    last = sizes[int(np.argmax(_power(difference, spread, alpha, sizes) >= POWER))]
-    first = sizes[max(int(np.searchsorted(sizes, last)) - 1, 0)]
-    fine = np.arange(first, last + 1)
-    return float(fine[int(np.argmax(_power(difference, spread, alpha, fine) >= POWER))])
+    spread = np.asarray(variance_a, dtype=float) + np.asarray(variance_b, dtype=float)
+    effect = np.abs(np.asarray(difference, dtype=float)) / np.sqrt(np.where(spread > 0, spread, math.nan))
 
+    def enough(seeds: NDArray[np.int_]) -> NDArray[np.bool_]:
+        degrees = 2 * (seeds - 1)
+        power = stats.t.cdf(effect * np.sqrt(seeds) - stats.t.isf(alpha / 2, degrees), degrees)
+        return np.asarray(power >= POWER)
 
-def _power(difference: float, spread: float, alpha: float, size: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Power by the shifted central t, which errs on the side of more seeds at very few of them."""
-    degrees = 2 * (size - 1)
-    critical = stats.t.isf(alpha / 2, degrees)
-    return np.asarray(stats.t.cdf(abs(difference) / np.sqrt(spread / size) - critical, degrees))
+    low, high = np.full(effect.shape, 2), np.full(effect.shape, MAX_SEEDS)
+    possible = enough(high)
+    while (low < high).any():
+        middle = (low + high) // 2
+        found = enough(middle)
+        low, high = np.where(found, low, np.minimum(middle + 1, high)), np.where(found, middle, high)
+    return np.where(possible, low.astype(float), math.inf)
 
 
 def shared_ranks(pairs: pd.DataFrame, means: Mapping[str, float]) -> pd.DataFrame:
