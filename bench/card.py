@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,7 @@ from rich.text import Text
 from bench.measure.complexity import count_complexity, count_macs, count_params
 from bench.measure.receptive_field import count_receptive_field
 from zoo import ModelInfo, Published, ZooError, create_model, list_models, model_info
+from zoo.registry import representative_models
 
 LIST_SETTING = {"num_classes": 10, "input_size": 32, "in_chans": 3}
 """The setting of the counts in the list: CIFAR-10's."""
@@ -191,6 +193,26 @@ def list_rows(pattern: str | Iterable[str] = "*") -> list[dict[str, Any]]:
     return [_list_row(name) for name in list_models(pattern)]
 
 
+def render_rows(rows: Iterable[dict[str, Any]]) -> RenderableType:
+    """`list_rows` for a terminal; a star marks the models that the plan ``quick`` takes."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("model", style="bold", overflow="fold")
+    table.add_column("family")
+    table.add_column("year", justify="right")
+    for column in ("params", "GMACs"):
+        table.add_column(f"{column}\n10 classes, 32×32", justify="right")
+    for column in ("params", "GMACs"):
+        table.add_column(f"{column}\npublished", justify="right")
+    for row in rows:
+        values = [row[key] for key in ("params", "gmacs", "published_params", "published_gmacs")]
+        cells = [
+            "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}" for value in values
+        ]
+        star = " *" if row["representative"] else ""
+        table.add_row(Text(row["name"] + star), row["family"], str(row["year"] or "–"), *cells)
+    return table
+
+
 def render_card(card: Card, depth: int = 1) -> RenderableType:
     """The card for a terminal: facts, the layer table folded to ``depth``, the dearest layers."""
     facts = Table.grid(padding=(0, 2))
@@ -326,7 +348,7 @@ def _list_row(name: str) -> dict[str, Any]:
         "canonical_gmacs": canonical[1],
         "published_params": info.published.params if info.published else None,
         "published_gmacs": info.published.gmacs if info.published else None,
-        "representative": info.representative,
+        "representative": info.name in representative_models(),
         "weights": info.weights,
     }
 

@@ -125,8 +125,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Folder of the report; RESULTS/report if not given.")] = None,
 ) -> None:
     """Draw the report of a results folder: tables and figures."""
+    from bench.records import check_exists
     from reports.report import write_report
 
+    check_exists(results)
     for path in write_report(results, out if out is not None else Path(results) / "report"):
         print(path)
 

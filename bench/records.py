@@ -110,6 +110,15 @@ def check_writable(results: str | Path) -> None:
         raise unwritable(results, error) from error
 
 
+def check_exists(results: str | Path) -> None:
+    """Raise `RecordError` if there is no results folder of that name."""
+    fs, folder = fsspec.url_to_fs(str(results))
+    if not fs.exists(folder):
+        raise RecordError(
+            f"the results folder {str(results)!r} does not exist. Name one with --results DIR; `zoobench run` makes it."
+        )
+
+
 def unwritable(results: str | Path, error: OSError) -> RecordError:
     """The error for a results folder that refuses to be written."""
     return RecordError(

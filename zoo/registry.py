@@ -68,7 +68,8 @@ class ModelInfo:
     ``input_size`` and ``num_classes`` are the canonical ones, the builder's defaults. ``small_image`` says in a
     sentence what changes at 64 pixels or less. ``weights`` names the model of timm or torchvision whose pretrained
     weights fit. ``recipe`` holds what a recipe takes from the architecture where it leaves the value open:
-    ``lr`` (peak, of SGD at batch 128) and ``weight_decay``.
+    ``lr`` (peak, of SGD at batch 128) and ``weight_decay``. ``representative`` marks those of a family that stand for
+    it in the plan ``quick``.
     """
 
     name: str

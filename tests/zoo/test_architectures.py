@@ -138,14 +138,6 @@ def test_takes_images_of_one_channel(name: str) -> None:
     assert logits[0].shape[:2] == (2, 10)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_builder_is_documented(name: str) -> None:
-    info = model_info(name)
-    assert info.builder.__doc__
-    if info.published is not None:
-        assert info.published.source
-
-
 @pytest.mark.parametrize("name", representative_models())
 def test_same_seed_same_weights_and_logits_in_eval(name: str) -> None:
     images = torch.rand(2, 3, 32, 32)
