@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from numpy.typing import NDArray
 
-from reports.metrics import format_number
 from reports.safety import label_text
 from reports.style import ACCENT, INK, MUTED, PALETTE, figure_style, new_figure, nothing_to_show
 
@@ -51,9 +50,9 @@ def fold(layers: pd.DataFrame, most: int = MOST_STAGES) -> pd.DataFrame:
 
 
 def plot_stages(stages: pd.DataFrame) -> Figure:
-    """The network from left to right: a box a stage, as high as its maps and as wide as they have channels (log)."""
+    """The network from left to right: a box a stage with MACs, as high as its maps, as wide as their channels."""
     shaped = [(str(row["name"]), _shape(row["output_shape"]), float(row["macs"])) for row in stages.to_dict("records")]
-    known = [(name, shape, macs) for name, shape, macs in shaped if shape][:MOST_STAGES]
+    known = [(name, shape, macs) for name, shape, macs in shaped if shape and macs > 0][:MOST_STAGES]
     with figure_style():
         if not known:
             return nothing_to_show("The card has no stages.")
@@ -81,14 +80,15 @@ def plot_stages(stages: pd.DataFrame) -> Figure:
 
 
 def plot_shares(stages: pd.DataFrame) -> Figure:
-    """The share of each stage in parameters, MACs, activations and time, in percent."""
+    """The share of each stage in parameters, MACs, activations and time, in percent; those below 0.5% are left out."""
     known = [key for key in SHARES if stages[key].sum() > 0]
     with figure_style():
         if not known:
             return nothing_to_show("The card has no counts by layer.")
         shares = 100 * stages[known] / stages[known].sum()
-        long = shares.assign(name=[label_text(name, 22) for name in stages.name]).melt("name")
-        figure, axes = new_figure((4.8, 1.2 + 0.13 * len(stages) * (1 + len(known))))
+        shares = shares.assign(name=[label_text(name, 22) for name in stages.name])[(shares >= 0.5).any(axis=1)]
+        long = shares.melt("name")
+        figure, axes = new_figure((4.8, 1.2 + 0.13 * len(shares) * (1 + len(known))))
         sns.barplot(
             long.assign(variable=long.variable.map(SHARES)), y="name", x="value", hue="variable", ax=axes,
             palette=list(PALETTE[: len(known)]), errorbar=None, saturation=1,
@@ -100,15 +100,17 @@ def plot_shares(stages: pd.DataFrame) -> Figure:
 
 
 def plot_receptive_field(layers: pd.DataFrame, input_size: float | None = None) -> Figure:
-    """The receptive field in input pixels after each layer in order; the line is the size of the input."""
+    """The receptive field in input pixels after each layer in order: a point a layer, and the largest so far.
+
+    A point below the line is a branch that sees less, such as a shortcut. The dashed line is the size of the input.
+    """
     known = layers[layers.receptive_field.notna()].reset_index(drop=True)
     with figure_style():
         if known.empty:
             return nothing_to_show("The card has no receptive fields.")
         figure, axes = new_figure()
-        sns.lineplot(
-            x=known.index + 1, y=known.receptive_field, ax=axes, drawstyle="steps-mid", lw=1.8, color=PALETTE[0]
-        )
+        axes.step(known.index + 1, known.receptive_field.cummax(), where="mid", lw=1.8, color=PALETTE[0])
+        sns.scatterplot(x=known.index + 1, y=known.receptive_field, ax=axes, s=14, linewidth=0, color=PALETTE[0])
         if input_size:
             axes.axhline(input_size, color=ACCENT, lw=1.2, ls="--", label=f"the input, {input_size:g} pixels")
             axes.legend(loc="best")
@@ -162,7 +164,7 @@ def plot_grad_cam(
 
 def shape_text(shape: Any) -> str:
     """``(64, 8, 8)`` as ``64×8×8``."""
-    return "×".join(format_number(float(n), 9) for n in shape) if isinstance(shape, list | tuple) else ""
+    return "×".join(map(str, shape)) if isinstance(shape, list | tuple) else ""
 
 
 def _shape(shape: Any) -> tuple[int, int] | None:
@@ -184,12 +186,12 @@ def _scaled(values: NDArray[Any]) -> NDArray[np.float64]:
 
 def _picture(image: NDArray[Any]) -> NDArray[Any]:
     picture = np.moveaxis(np.clip(image, 0, 255).astype(np.uint8), 0, -1)
-    return picture if picture.shape[-1] == 3 else picture[..., 0]
+    return np.array(picture if picture.shape[-1] == 3 else picture[..., 0])
 
 
 def _kernel(kernel: NDArray[Any]) -> NDArray[Any]:
     scaled = _scaled(kernel if kernel.shape[0] == 3 else kernel.mean(axis=0))
-    return np.asarray(np.moveaxis(scaled, 0, -1) if scaled.ndim == 3 else scaled)
+    return np.array(np.moveaxis(scaled, 0, -1) if scaled.ndim == 3 else scaled, dtype=float)
 
 
 def _sheet(tiles: Sequence[NDArray[Any]], columns: int) -> Figure:

@@ -25,7 +25,7 @@ from reports.figures import plot_accuracy_against, points_shown
 from reports.gallery import Picture
 from reports.html import digest, render
 from reports.loading import Results, load_results, number, text
-from reports.metrics import format_number, metric
+from reports.metrics import format_number, metric, whole
 from reports.safety import shorten
 from reports.snapshot import main_runs, to_json, versions
 from reports.svg import figure_svg, inline_svg
@@ -160,7 +160,7 @@ def _facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("Family", text(card.get("family"))),
         ("Input", f"{text(card.get('in_chans'))}×{size}×{size}" if size else ""),
         *((metric(k).label, f"{metric(k).text(n)} {metric(k).unit}") for k, n in counted.items() if n == n),
-        ("Receptive field", f"{format_number(sees, 6)} pixels" if sees == sees else ""),
+        ("Receptive field", f"{whole(sees)} pixels" if sees == sees else ""),
         ("At small images", text(card.get("small_image"))),
     ]
 
@@ -181,9 +181,9 @@ def _rows(layers: pd.DataFrame) -> list[dict[str, str]]:
             "name": str(row["name"]),
             "kind": str(row["kind"]),
             "shape": anatomy.shape_text(row["output_shape"]),
-            "params": format_number(row["params"], 12),
+            "params": whole(row["params"]),
             "macs": metric("macs").text(row["macs"]),
-            "field": format_number(row["receptive_field"], 6),
+            "field": whole(row["receptive_field"]),
             "time": format_number(row["seconds"] * 1000),
         }
         for row in layers.to_dict("records")

@@ -68,6 +68,11 @@ def format_number(value: float | None, digits: int = 3, significant: bool = True
     return text.replace("-", "−")
 
 
+def whole(value: float) -> str:
+    """A count in full, with thousands separators."""
+    return format_number(value, 0, significant=False)
+
+
 def counted(count: float, noun: str) -> str:
     """``1 seed``, ``3 seeds``, ``1,200 seeds``."""
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"

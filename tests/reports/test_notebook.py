@@ -1,0 +1,29 @@
+"""The notebook in results/ runs from top to bottom."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+NOTEBOOK = Path(__file__).parents[2] / "results" / "explore.ipynb"
+
+
+@pytest.mark.parametrize("which", ["zoo", "nothing"])
+def test_the_notebook_runs(which: str, zoo_results, tmp_path, monkeypatch) -> None:
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError:
+        reason = "no nbclient: install nbclient and ipykernel"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    monkeypatch.setenv("ZOOBENCH_RESULTS", str(zoo_results if which == "zoo" else tmp_path / "none"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells)  # outputs are not kept in the repository
+    NotebookClient(
+        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
