@@ -25,7 +25,8 @@ format: $(STAMP)-dev  ## Mend style.
 	$(BIN)/ruff format .
 
 perf: $(STAMP)-test  ## Measure zoobench's own speed, as ratios of things measured side by side.
-	$(BIN)/python -m pytest tests/perf --benchmark-columns=median,iqr,rounds
+	$(BIN)/python -m pytest tests/perf --override-ini addopts=--import-mode=importlib -s --benchmark-columns=median,rounds \
+		--benchmark-json=results/perf.json
 
 clean:  ## Remove the virtual environment.
 	rm -rf .venv
