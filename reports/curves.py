@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures import plain_log_axis
+from reports.figures import log_room, plain_log_axis
 from reports.metrics import metric
 from reports.safety import label_text
 from reports.style import ACCENT, INK, PALETTE, QUIET, figure_style, new_figure, nothing_to_show
@@ -86,9 +84,7 @@ def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20) -> 
             axes.plot([median, median], [k - 0.32, k + 0.32], color=ACCENT, lw=2)
         axes.set_yticks(range(len(order)), [label_text(name, 22) for name in order])
         axes.set_xscale("log")
-        low, high = float(met.seconds.min()), float(met.seconds.max())
-        pad = 0.06 * max(math.log10(high / low), 0.3)
-        axes.set_xlim(low * 10**-pad, high * 10**pad)
+        log_room(axes, met.seconds)
         plain_log_axis(axes)
         axes.set(xlabel=f"Training time to {goal} (s), log scale", ylabel="")
         axes.grid(visible=False, axis="y")

@@ -62,12 +62,20 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
             axes.scatter(xs[own], ys[own], s=150, facecolors="none", edgecolors=ACCENT, linewidths=1.8, zorder=4)
         axes.set(xlabel=f"{metric(x).axis}, log scale", ylabel=metric(y).axis)
         _limits(axes, ys)
+        log_room(axes, xs)
         plain_log_axis(axes)
         axes.legend(loc="lower right" if many else "best")
         place_labels(
             axes, list(xs), list(ys), list(table.model), {*front.index, *table.index[table.model == highlight]}
         )
     return figure
+
+
+def log_room(axes: Axes, values: pd.Series) -> None:
+    """Limits of a logarithmic x axis with some room around the values, also where all are the same."""
+    low, high = float(values.min()), float(values.max())
+    pad = max(0.05 * np.log10(high / low), 0.1)
+    axes.set_xlim(low * 10**-pad, high * 10**pad)
 
 
 def plain_log_axis(axes: Axes, which: Literal["x", "y"] = "x") -> None:
@@ -124,6 +132,7 @@ def plot_roofline(df: pd.DataFrame, peak: float | None = None) -> Figure:
         if peak:
             axes.axhline(peak * scale, color=ACCENT, lw=1.4, label=f"measured peak {peak * scale:,.3g} GMAC/s")
             axes.legend(loc="best")
+        log_room(axes, intensity)
         plain_log_axis(axes)
         plain_log_axis(axes, "y")
         place_labels(axes, list(intensity), list(ys), list(table.model), set())

@@ -70,8 +70,8 @@ def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
         for row in shown.head(MANY).to_dict("records")
     ]
     caption = (
-        f"{len(shown)} models; {best} the better. On the Pareto front, where no model is better in both: {names}"
-        f"{' and others' if len(front) > 12 else ''}. {bars}Where names would overlap, some are left out."
+        f"{counted(len(shown), 'model')}; {best} the better. On the Pareto front, where no other is better in both: "
+        f"{names}{' and others' if len(front) > 12 else ''}. {bars}Where names would overlap, some are left out."
     )
     return _picture(
         f"accuracy-{key.split('_')[0]}",

@@ -85,7 +85,7 @@ def _pair_note(row: Mapping[Hashable, Any]) -> dict[str, str]:
     more, p = float(row["more_seeds"]), float(row["p_holm"])
     points = f"{100 * float(row['difference']):.2f} points"
     if not math.isfinite(p):
-        advice = "one seed each, so nothing was tested: at least 1 more seed of each"
+        advice = "nothing was tested: that takes more than one seed of each"
     elif not math.isfinite(more):
         advice = "not within a thousand seeds, if the difference stays as it is"
     else:
@@ -144,7 +144,7 @@ def _winner(ranked: pd.DataFrame, pairs: pd.DataFrame) -> str:
     best = ranked.iloc[0]
     text = f"{shorten(best.model)} has the highest test accuracy, {_accuracy(best)}."
     if not bool(best.tested):
-        return text + " With one seed each, the order is not tested: another seed may turn it."
+        return text + " The order is not tested, that takes several seeds of each model: another seed may turn it."
     equals = [shorten(name) for name in ranked.model[ranked["rank"] == 1] if name != best.model]
     if equals:
         text += f" The seeds cannot tell it from {_listed(equals)}."

@@ -270,7 +270,7 @@ def _note(rows: pd.DataFrame) -> str:
             "Models that the seeds cannot separate share a rank (Welch's t-test, Holm-corrected, 5%); "
             "± is half the 95% interval over seeds."
         )
-    return "One seed each: the order of the accuracies, not tested. Another seed may turn it."
+    return "Ranks are the order of the accuracies, not tested: that takes several seeds of each model."
 
 
 def _markdown_lines(header: list[str], body: list[list[str]]) -> list[str]:

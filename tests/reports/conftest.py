@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def record(
     """A record as the runner writes it, with whatever is to be different."""
     safe = "".join(c if c.isalnum() or c in "_." else "-" for c in model)[:80] or "none"
     return RunRecord(
-        run_id=parts.pop("run_id", f"{safe}-s{seed}-{abs(hash((model, seed))) % 16**8:08x}"),
+        run_id=parts.pop("run_id", f"{safe}-s{seed}-{zlib.crc32(model.encode(errors='replace')):08x}"),
         status=status,
         config={
             "model": model, "seed": seed, "data": "digits", "data_sha256": "ab" * 32, "device": "cpu", "threads": 2,
