@@ -85,6 +85,8 @@ class RunConfig(_Frozen):
     data: str
     data_sha256: str
     input_size: Count
+    pretrained: bool | str
+    pretrained_sha256: str | None
     val_fraction: Fraction
     limit_train: Count | None
     limit_test: Count | None
@@ -108,7 +110,8 @@ class Plan(_Frozen):
 
     ``models`` are names or wildcards; ``@representative`` stands for one or two of each family. ``device`` is
     ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``threads`` and the two options left open are chosen for the
-    device.
+    device. ``pretrained`` is true for the published weights, or the path of a state dict; networks then get images of
+    the size and preparation that belong to their weights.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Plan(_Frozen):
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     data: str = "digits"
     input_size: Count = 32
+    pretrained: bool | str = False
     val_fraction: Fraction = 0.1
     limit_train: Count | None = None
     limit_test: Count | None = None
@@ -138,6 +142,7 @@ class Plan(_Frozen):
         *,
         models: Iterable[str],
         data_sha256: str,
+        pretrained_sha256: str | None = None,
         device: str,
         threads: int,
         autocast: bool,
@@ -147,7 +152,7 @@ class Plan(_Frozen):
         budget = self.budget or Budget(epochs=self.recipe.epochs)
         shared = {name: getattr(self, name) for name in RunConfig.model_fields.keys() & Plan.model_fields.keys()}
         resolved = {"budget": budget, "data_sha256": data_sha256, "device": device, "threads": threads}
-        resolved |= {"autocast": autocast, "channels_last": channels_last}
+        resolved |= {"autocast": autocast, "channels_last": channels_last, "pretrained_sha256": pretrained_sha256}
         return [
             RunConfig(**shared | resolved | {"model": model, "seed": seed}) for seed in self.seeds for model in models
         ]

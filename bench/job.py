@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bench.data.augment import BatchStream
     from bench.data.sources import Dataset
     from bench.measure.throughput import Throughput
+    from zoo.pretrained import Preprocessing
 
 EVALUATION_BATCH_SIZE = 500
 Emit = Callable[[dict[str, Any]], None]
@@ -109,6 +110,8 @@ class _Run:
             torch.backends.cudnn.deterministic = True
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.device = torch.device(config.device)
+        self.prepared = preprocessing_of(config.model, config.pretrained)
+        self.input_size = self.prepared.input_size if self.prepared else config.input_size
         self.environment |= describe_environment(config.device, config.threads)
 
         with self._phase("load"):
@@ -117,7 +120,7 @@ class _Run:
                 raise RuntimeError(f"{config.data!r} is not the data set that the run was planned with")
             streams = self._streams(dataset)
             torch.manual_seed(config.seed)
-            model = zoo.create_model(config.model, len(dataset.classes), config.input_size)
+            model = zoo.create_model(config.model, len(dataset.classes), self.input_size, 3, config.pretrained)
             if zoo.model_info(config.model).task == "segmentation":
                 model = ImageLogits(model)
             model = model.to(self.device).to(memory_format=self._memory_format())
@@ -134,7 +137,7 @@ class _Run:
         import numpy as np
         import torch
 
-        from bench.data.augment import BatchStream, Normalization
+        from bench.data.augment import BatchStream, Normalization, Resize
         from bench.data.sources import hold_out, limit
 
         config, recipe = self.config, self.config.recipe
@@ -148,10 +151,16 @@ class _Run:
             for name, (split, indices) in chosen.items()
             if len(indices)
         }
-        normalization = Normalization.of(tensors["train"][0])
+        if self.prepared is None:
+            normalization, resize = Normalization.of(tensors["train"][0]), None
+        else:
+            mean, std = (tuple(255 * value for value in each) for each in (self.prepared.mean, self.prepared.std))
+            mode = "bicubic" if self.prepared.interpolation in ("bicubic", "lanczos") else "bilinear"
+            normalization, resize = Normalization(mean, std), Resize(self.input_size, mode)
         stream = functools.partial(
             BatchStream,
             normalization=normalization,
+            resize=resize,
             device=self.device,
             channels_last=config.channels_last,
             seed=config.seed,
@@ -166,6 +175,7 @@ class _Run:
             "classes": list(dataset.classes),
             "mean": normalization.mean,
             "std": normalization.std,
+            "input_size": self.input_size,
         } | {name: len(tensors[name][1]) if name in tensors else 0 for name in ("train", "val", "test")}
         return streams
 
@@ -176,8 +186,8 @@ class _Run:
         from bench.measure.complexity import count_complexity
 
         with torch.device("meta"):
-            model = zoo.create_model(self.config.model, num_classes, self.config.input_size)
-        counts = count_complexity(model, (1, 3, self.config.input_size, self.config.input_size))
+            model = zoo.create_model(self.config.model, num_classes, self.input_size)
+        counts = count_complexity(model, (1, 3, self.input_size, self.input_size))
         self.metrics |= {
             "params": counts.params,
             "macs": counts.macs,
@@ -250,7 +260,7 @@ class _Run:
         from bench.training.loop import synchronize, train_step
         from bench.training.optim import create_optimizer
 
-        config, size = self.config, self.config.input_size
+        config, size = self.config, self.input_size
         batch_size = config.measure.batch_size
         images = torch.randn(batch_size, 3, size, size, device=self.device).to(memory_format=self._memory_format())
         targets = torch.randint(num_classes, (batch_size,), device=self.device)
@@ -302,6 +312,16 @@ class _Run:
         self.emit({"event": "phase", "phase": name})
         with Disturbance(name, self.flags):
             yield
+
+
+def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None:
+    """The preparation of images that belongs to the weights; None where they are the data set's own.
+
+    A state dict for one of our networks, given by its path, is taken to be trained on such images as it will see.
+    """
+    from zoo.pretrained import preprocessing
+
+    return preprocessing(model) if pretrained is True or (pretrained and "/" in model) else None
 
 
 def hash_weights(model: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from bench.config import Plan, RunConfig
 from bench.environment import resolve_device
 from bench.errors import ConfigError, RecordError
 from bench.executors import LocalExecutor
-from bench.job import Job
+from bench.job import Job, preprocessing_of
 from bench.records import RunRecord, check_writable, find_record
 
 REPRESENTATIVE = "@representative"
@@ -77,11 +78,13 @@ def resolve_plan(plan: Plan, *, data_dir: str | Path | None, display: Display) -
 
     models = resolve_models(plan.models)
     device = resolve_device(plan.device)
+    weights_sha256 = _check_weights(plan.pretrained, models)
     dataset = load_dataset(plan.data, size=plan.input_size, data_dir=data_dir, progress=display.loading)
     on_gpu = device.startswith("cuda")
     return plan.expand(
         models=models,
         data_sha256=dataset.sha256,
+        pretrained_sha256=weights_sha256,
         device=device,
         threads=plan.threads or torch.get_num_threads(),
         autocast=on_gpu if plan.autocast is None else plan.autocast,
@@ -128,6 +131,20 @@ def run_plan(
             display.run_ends(done[run.run_id])
     outcome.records = [done[run.run_id] for run in runs if run.run_id in done]
     return outcome
+
+
+def _check_weights(pretrained: bool | str, models: list[str]) -> str | None:
+    """That each model has published weights, if they are wanted; or the hash of the file that holds them."""
+    if isinstance(pretrained, str):
+        try:
+            return hashlib.sha256(Path(pretrained).read_bytes()).hexdigest()
+        except OSError as error:
+            raise ConfigError(
+                f"the weights {pretrained!r} cannot be read: {error.strerror}. Name a state dict or a checkpoint."
+            ) from error
+    for model in models:
+        preprocessing_of(model, pretrained)
+    return None
 
 
 def _finished(results: str, run: RunConfig) -> RunRecord | None:

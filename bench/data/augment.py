@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Normalization:
         return cls(tuple(mean.tolist()), tuple(std.tolist()))
 
 
+@dataclass(frozen=True)
+class Resize:
+    """To what side, in pixels, images are resized on the device, and how: ``bilinear`` or ``bicubic``, antialiased."""
+
+    size: int
+    mode: str = "bilinear"
+
+
 class BatchStream:
     """Batches of a split, normalised float32 images ``B×C×H×W`` and int64 labels ``B``, on the device.
 
@@ -47,6 +56,7 @@ class BatchStream:
         channels_last: the memory format of the batches.
         flip: mirror each image with probability one half.
         crop_padding: pad by that many black pixels and crop back to the size at a random place.
+        resize: what the network's weights were made for, if that is not the images' own size.
         seed: of the order and of the draws.
     """
 
@@ -61,16 +71,16 @@ class BatchStream:
         channels_last: bool = False,
         flip: bool = False,
         crop_padding: int = 0,
+        resize: Resize | None = None,
         seed: int = 0,
     ) -> None:
         self.batch_size = min(batch_size, len(labels))
         self.labels = labels.to(device)
         self._seed, self._flip, self._padding = seed, flip, crop_padding
         self._channels, self._height, self._width = images.shape[1:]
-        self._channels_last = channels_last
-        shape = (1, 1, 1, self._channels) if channels_last else (1, self._channels, 1, 1)
-        self._mean = torch.tensor(normalization.mean, device=device).view(shape)
-        self._scale = torch.tensor(normalization.std, device=device).view(shape).reciprocal()
+        self._channels_last, self._resize = channels_last, resize
+        self._mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1)
+        self._scale = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1).reciprocal()
         self._rows, self._row_offsets = self._store(images.to(device))
 
     def __len__(self) -> int:
@@ -104,7 +114,7 @@ class BatchStream:
         With ``flip`` the mirrored images follow the plain ones. A row is a line of pixels with its channels where
         channels come last, and a line of one channel otherwise.
         """
-        padded = torch.nn.functional.pad(images, [self._padding] * 4)
+        padded = F.pad(images, [self._padding] * 4)
         if self._flip:
             padded = torch.cat([padded, padded.flip(3)])
         height, width = padded.shape[2:]
@@ -129,12 +139,13 @@ class BatchStream:
     def _gather(self, offsets: Tensor) -> Tensor:
         rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten())
         if self._channels_last:
-            shape = (-1, self._height, self._width, self._channels)
-            return self._normalize(rows.view(shape)).permute(0, 3, 1, 2)
-        return self._normalize(rows.view(-1, self._channels, self._height, self._width))
-
-    def _normalize(self, pixels: Tensor) -> Tensor:
-        return pixels.to(torch.float32).sub_(self._mean).mul_(self._scale)
+            pixels = rows.view(-1, self._height, self._width, self._channels).permute(0, 3, 1, 2).to(torch.float32)
+        else:
+            pixels = rows.view(-1, self._channels, self._height, self._width).to(torch.float32)
+        if self._resize is not None:
+            size, mode = self._resize.size, self._resize.mode
+            pixels = F.interpolate(pixels, size=(size, size), mode=mode, antialias=True).clamp_(0, 255)
+        return pixels.sub_(self._mean).mul_(self._scale)
 
 
 def _mix(seed: int, epoch: int) -> int:

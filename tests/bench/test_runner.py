@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from bench.config import load_plan
 from bench.errors import ConfigError, DataError, DeviceError
 from bench.records import read_record, read_records, record_path
 from bench.runner import resolve_models, resolve_plan, run_plan
-from zoo import UnknownModelError, list_models, model_info
+from zoo import UnknownModelError, ZooError, list_models, model_info
 
 FAST = {"recipe": "quick", "measure": {"seconds": 0.2, "batch_size": 4}, "limit_train": 200, "limit_test": 50}
 
@@ -272,8 +274,6 @@ def test_wildcards_and_families():
 
 
 def test_what_is_not_here_is_refused_before_anything_runs(tmp_path):
-    import torch
-
     with pytest.raises(DataError, match="nowhere"):
         resolve_plan(plan("lenet5", data="folder:nowhere"), data_dir=tmp_path, display=Silent())
     missing = torch.cuda.device_count()
@@ -291,3 +291,26 @@ def test_a_damaged_record_is_repeated_and_said(done, tmp_path):
         outcome = run_plan(plan("lenet5"), str(tmp_path), Silent())
     assert outcome.skipped == 0
     assert outcome.records[0].metrics["weights_sha256"] == record.metrics["weights_sha256"]
+
+
+def test_pretrained_weights_come_with_their_preprocessing(tmp_path):
+    weights = tmp_path / "mobilenet.pt"
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), weights)
+    tuned = plan("torchvision/mobilenet_v3_small", pretrained=str(weights), limit_train=12, limit_test=6)
+    record = run_plan(tuned, str(tmp_path), Silent()).records[0]
+    assert record.error is None
+    data = record.environment["data"]
+    assert data["mean"] == pytest.approx([255 * mean for mean in (0.485, 0.456, 0.406)])
+    assert data["input_size"] == 224
+    # The network was built and counted at the size of its weights.
+    assert record.metrics["macs"] == pytest.approx(56.51e6, rel=0.05)
+    weights.write_bytes(weights.read_bytes() + b" ")
+    assert run_plan(tuned, str(tmp_path), Silent()).skipped == 0
+
+
+def test_published_weights_that_do_not_exist_are_told_before_anything_runs(tmp_path):
+    with pytest.raises(ZooError, match="simple_cnn"):
+        resolve_plan(plan("simple_cnn", pretrained=True), data_dir=None, display=Silent())
+    with pytest.raises(ConfigError, match=r"nothing\.pt"):
+        resolve_plan(plan("simple_cnn", pretrained="nothing.pt"), data_dir=None, display=Silent())

@@ -2,8 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 
-from bench.data.augment import BatchStream, Normalization
+from bench.data.augment import BatchStream, Normalization, Resize
 
 CPU = torch.device("cpu")
 IDENTITY = Normalization((0.0,) * 3, (1.0,) * 3)
@@ -106,6 +108,16 @@ def test_normalization_gives_zero_mean_and_unit_deviation():
     found, _ = all_of(make_stream(images, 1000, normalization).epoch(0))
     assert torch.allclose(found.mean((0, 2, 3)), torch.zeros(3), atol=1e-4)
     assert torch.allclose(found.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_resizing_is_torchvisions(channels_last):
+    images = make_images(4, 16)
+    stream = make_stream(images, 4, channels_last=channels_last, resize=Resize(40, "bicubic"))
+    found, _ = all_of(stream.in_order())
+    expected = resize(images.float(), [40, 40], InterpolationMode.BICUBIC, antialias=True).clamp(0, 255)
+    assert found.shape == (4, 3, 40, 40)
+    assert torch.allclose(found, expected, atol=1e-3)
 
 
 def test_a_constant_channel_does_not_divide_by_zero():
