@@ -114,9 +114,9 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = asset("page.css"), asset("page.js")
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        f"default-src 'none'; script-src '{content_hash(script)}'; style-src '{content_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
     # Our own two files, and a JSON text with < > & escaped: the only values that are not escaped by the template.
@@ -124,11 +124,13 @@ def render(template: str, **context: Any) -> str:
     return environment.get_template(template).render(context | {"data": Markup(context["data"])})  # noqa: S704
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of our style or script, as a page holds it."""
     return files("reports").joinpath("templates", name).read_text(encoding="utf-8").strip()
 
 
-def _hash(text: str) -> str:
+def content_hash(text: str) -> str:
+    """The hash of a style or script as a Content-Security-Policy names it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

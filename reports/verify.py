@@ -12,14 +12,18 @@ import re
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import lru_cache
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 from bench.errors import RecordError
-from reports.html import build_page, digest
+from reports.html import asset, build_page, content_hash, digest
 from reports.loading import load_results
 from reports.snapshot import SCHEMA, Snapshot, take_snapshot, to_json, versions
+
+_POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', re.DOTALL)
+_STYLE, _SCRIPT = re.compile(r"<style>(.*?)</style>", re.DOTALL), re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 MOST = 20
 """So many problems are told."""
@@ -61,11 +65,12 @@ def verify_page(page: str | Path, results: str | Path | None = None) -> Verifica
     shown = _DIGEST.search(text)
     if not shown or shown[1] != digest(found[1]):
         problems.append("the embedded data does not match its SHA-256 in the footer")
+    problems += _policy_problems(text)
     problems_in_page, checked = _compare_with_remade(text, snapshot)
     problems += problems_in_page
     if results is not None:
         problems += _compare_with_records(snapshot, results)
-    return Verification(problems[:MOST], checked, _other_versions(snapshot))
+    return Verification(problems[:MOST], checked, _other_versions(text, snapshot))
 
 
 def _read(page: str | Path) -> str:
@@ -75,6 +80,18 @@ def _read(page: str | Path) -> str:
         raise RecordError(f"the page {str(page)!r} cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{str(page)!r} is no page of zoobench: it is not UTF-8 text.") from error
+
+
+def _policy_problems(text: str) -> list[str]:
+    """The page's own style and script against the hashes in its policy: else the browser would not run them."""
+    policy = _POLICY.search(text)
+    allowed = unescape(policy[1]) if policy else ""
+    parts = {"style": _STYLE.search(text), "script": _SCRIPT.search(text)}
+    return [
+        f"the {kind} of the page is not the one that its policy allows"
+        for kind, found in parts.items()
+        if not found or f"{kind}-src '{content_hash(found[1])}'" not in allowed
+    ]
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +113,16 @@ def _compare_with_remade(text: str, snapshot: Snapshot) -> tuple[list[str], int]
         expected, got = _around(*(" ".join(part for _, part in parts) for parts in (ours[a0:a1], theirs[b0:b1])))
         told = {"replace": f"{got!r} should be {expected!r}", "delete": f"{expected!r} is missing"}
         problems.append(f"{here[0][0]}: {told.get(tag, f'{got!r} should not be there')}")
-    return problems or ["the page differs from its data outside of any text: in its markup"], len(theirs)
+    if not problems and _bare(remade) != _bare(text):
+        problems.append("the page differs from its data outside of any text: in its markup")
+    return problems, len(theirs)
+
+
+def _bare(text: str) -> str:
+    """The page without its style, script and policy."""
+    for pattern in (_STYLE, _SCRIPT, _POLICY):
+        text = pattern.sub("", text, count=1)
+    return text
 
 
 def _around(expected: str, got: str) -> tuple[str, str]:
@@ -121,7 +147,10 @@ def _differences(ours: list[str], theirs: list[str]) -> list[tuple[str, int, int
 
 
 class _Parts(HTMLParser):
-    """The texts, attributes and tags of a page in order, each with the name of where it stands."""
+    """The texts, attributes and tags of a page in order, each with the name of where it stands.
+
+    Style and script are left out: they show no number, and may be those of an earlier version.
+    """
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -141,7 +170,8 @@ class _Parts(HTMLParser):
         if tag not in _VOID:
             self.where.append(name or self.where[-1])
         self.parts.append((name or self.where[-1], f"<{tag}>"))
-        self.parts += [(name or self.where[-1], f"{key}={value}") for key, value in attrs]
+        if given.get("http-equiv") != "Content-Security-Policy":  # it is checked by itself
+            self.parts += [(name or self.where[-1], f"{key}={value}") for key, value in attrs]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.parts.append((self.where[-1], f"<{tag}/>"))
@@ -153,7 +183,8 @@ class _Parts(HTMLParser):
         self.parts.append((self.where[-1], f"</{tag}>"))
 
     def handle_data(self, data: str) -> None:
-        if data.strip():
+        looks = self.lasttag in ("style", "script") and '"schema"' not in data[:4000]
+        if data.strip() and not (looks and self.cdata_elem):
             self.parts.append((self.where[-1], data.strip()))
 
     def handle_decl(self, decl: str) -> None:
@@ -196,10 +227,14 @@ def _tree_differences(ours: Any, theirs: Any, path: str) -> list[str]:
     return [] if ours == theirs else [f"{path}: the page has {str(theirs)[:80]}, the records give {str(ours)[:80]}"]
 
 
-def _other_versions(snapshot: Snapshot) -> list[str]:
+def _other_versions(text: str, snapshot: Snapshot) -> list[str]:
     now = versions()
-    return [
+    notes = [
         f"the page was made with {name} {was}, this is {now.get(name)}: figures may differ for that reason alone"
         for name, was in snapshot["made_with"].items()
         if now.get(name) != was
     ]
+    for kind, found in (("css", _STYLE.search(text)), ("js", _SCRIPT.search(text))):
+        if found and found[1] != asset(f"page.{kind}"):
+            notes.append(f"the page's page.{kind} is not that of this zoobench: it may be an earlier one")
+    return notes

@@ -6,6 +6,7 @@ import pytest
 
 from bench.errors import RecordError
 from bench.records import read_record, save_record
+from reports.html import content_hash
 from reports.report import write_report
 from reports.verify import verify_page
 
@@ -91,6 +92,21 @@ def test_a_changed_curve_is_named(zoo_report, zoo_results, tmp_path) -> None:
 def test_something_added_or_removed_is_found(altered) -> None:
     assert "should not be there" in verify_page(altered("<main", "<p>99%</p><main")).problems[0]
     assert not verify_page(altered("</bdi></dd>", "</bdi>")).ok
+
+
+def test_a_page_of_an_earlier_look_still_verifies_and_a_forged_script_does_not(zoo_report, altered) -> None:
+    text = (zoo_report / "index.html").read_text(encoding="utf-8")
+    style = re.search("<style>(.*?)</style>", text, re.DOTALL)[1]
+    older = style.replace("88rem", "70rem")
+    path = altered(style, older)
+    assert any("style" in problem for problem in verify_page(path).problems)
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(content_hash(style), content_hash(older)), encoding="utf-8"
+    )
+    found = verify_page(path)
+    assert found.problems == []
+    assert any("page.css" in note for note in found.notes)
+    assert any("script" in problem for problem in verify_page(altered('"use strict";', '"use strict"; 1;')).problems)
 
 
 def test_what_is_no_page_of_ours_is_an_error(tmp_path) -> None:
