@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.live import Live
 
 from bench.errors import ConfigError, UserError
 
 INTERRUPTED = 130
+WATCH_EVERY_SECONDS = 0.5
 FAILED = 1
 
 app = typer.Typer(
@@ -80,6 +83,7 @@ def run(
     limit_test: Annotated[int | None, typer.Option(help="Use at most that many test images.")] = None,
     results: ResultsOption = "results",
     force: Annotated[bool, typer.Option(help="Repeat runs that are done already.")] = False,
+    tracker: Annotated[str | None, typer.Option(help="tensorboard: write scalars for it as well.")] = None,
 ) -> None:
     """Train and measure a plan's models, and rank them.
 
@@ -102,15 +106,17 @@ def run(
     }
     overrides = {name: value for name, value in options.items() if value is not None}
     overrides |= dict(parse_override(assignment) for assignment in assignments or [])
-    _run(load_plan(plan, overrides), results, data_dir, force)
+    _run(load_plan(plan, overrides), results, data_dir, force, tracker)
 
 
-def _run(plan: Any, results: str, data_dir: Path | None, force: bool) -> None:
+def _run(plan: Any, results: str, data_dir: Path | None, force: bool, tracker: str | None) -> None:
     from bench.display import create_display
-    from bench.runner import run_plan
+    from bench.live import LiveLog
+    from bench.runner import Displays, run_plan
+    from bench.trackers import create_tracker
 
-    console = Console(stderr=True)
-    display = create_display(console)
+    trackers = [create_tracker(tracker, results)] if tracker is not None else []
+    display = Displays(create_display(Console(stderr=True)), LiveLog(results), *trackers)
     try:
         command = "zoobench " + shlex.join(sys.argv[1:])
         outcome = run_plan(plan, results, display, data_dir=data_dir, command=command, force=force)
@@ -131,6 +137,26 @@ def report(
     check_exists(results)
     for path in write_report(results, out if out is not None else Path(results) / "report"):
         print(path)
+
+
+@app.command()
+def watch(
+    results: ResultsOption = "results",
+    once: Annotated[bool, typer.Option(help="Print the state once and end.")] = False,
+) -> None:
+    """Watch a plan that runs elsewhere: what is done, what runs, and its curves."""
+    from bench.live import read_live, render_live
+
+    console = Console()
+    state = read_live(results)
+    if once or not console.is_terminal:
+        console.print(render_live(state))
+        return
+    with Live(render_live(state), console=console, auto_refresh=False) as view:
+        while not state.ended:
+            time.sleep(WATCH_EVERY_SECONDS)
+            state = read_live(results)
+            view.update(render_live(state), refresh=True)
 
 
 @app.command()

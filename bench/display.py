@@ -34,11 +34,11 @@ class LineDisplay:
         if total > 1 and (done == total or self._is_due()):
             self._say(f"{what}: {done:,}/{total:,}")
 
-    def begin(self, runs: list[RunConfig], done: int) -> None:
+    def begin(self, runs: list[RunConfig], done: list[RunRecord]) -> None:
         """Say how much there is to do."""
-        self._runs, self._begun = len(runs), done
+        self._runs, self._begun = len(runs), len(done)
         if done:
-            self._say(f"{done} of {len(runs)} runs are done already")
+            self._say(f"{len(done)} of {len(runs)} runs are done already")
 
     def run_begins(self, config: RunConfig) -> None:
         """Say which run begins."""
@@ -96,11 +96,12 @@ class BarDisplay:
         status = f"{done:,}/{total:,}"
         self._progress.update(self._load, description=escape(what), completed=done, total=total, status=status)
 
-    def begin(self, runs: list[RunConfig], done: int) -> None:
+    def begin(self, runs: list[RunConfig], done: list[RunRecord]) -> None:
         """Show the plan's bar."""
         if self._load is not None:
             self._progress.remove_task(self._load)
-        self._plan = self._progress.add_task("runs", total=len(runs), completed=done, status=f"{done}/{len(runs)}")
+        status = f"{len(done)}/{len(runs)}"
+        self._plan = self._progress.add_task("runs", total=len(runs), completed=len(done), status=status)
 
     def run_begins(self, config: RunConfig) -> None:
         """Show the run's bar."""

@@ -92,7 +92,7 @@ def save_record(record: RunRecord, results: str | Path) -> str:
         raise RecordError(f"the record of {record.run_id} is not valid and was not written: {error}") from error
     text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        _write_atomically(path, text)
+        write_atomically(path, text)
     except OSError as error:
         raise unwritable(results, error) from error
     return path
@@ -172,11 +172,8 @@ def read_records(results: str | Path) -> tuple[list[RunRecord], list[RecordError
     return records, damaged
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-
-
-def _write_atomically(path: str, text: str) -> None:
+def write_atomically(path: str, text: str) -> None:
+    """Replace a file by new text: temporary file, fsync, rename. Raises OSError."""
     fs, target = fsspec.url_to_fs(path)
     if "file" not in _protocols(fs):
         fs.pipe_file(target, text.encode())  # object stores replace an object as a whole
@@ -197,6 +194,10 @@ def _write_atomically(path: str, text: str) -> None:
             temporary.unlink(missing_ok=True)
             raise
     _sync_folder(folder)
+
+
+def _protocols(fs: Any) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def _sync_folder(folder: Path) -> None:

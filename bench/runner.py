@@ -25,8 +25,8 @@ class Display(Protocol):
     def loading(self, what: str, done: int, total: int) -> None:
         """Something of the data set is being prepared."""
 
-    def begin(self, runs: list[RunConfig], done: int) -> None:
-        """The plan begins; ``done`` of its runs have a record already."""
+    def begin(self, runs: list[RunConfig], done: list[RunRecord]) -> None:
+        """The plan begins; ``done`` are the records that its runs have already."""
 
     def run_begins(self, config: RunConfig) -> None:
         """A run begins."""
@@ -36,6 +36,46 @@ class Display(Protocol):
 
     def run_ends(self, record: RunRecord) -> None:
         """A run has its record."""
+
+    def close(self) -> None:
+        """The plan is over, or was interrupted."""
+
+
+class Displays:
+    """Several displays that are told the same."""
+
+    def __init__(self, *displays: Display) -> None:
+        self._displays = displays
+
+    def loading(self, what: str, done: int, total: int) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.loading(what, done, total)
+
+    def begin(self, runs: list[RunConfig], done: list[RunRecord]) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.begin(runs, done)
+
+    def run_begins(self, config: RunConfig) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.run_begins(config)
+
+    def run_goes_on(self, event: dict[str, Any]) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.run_goes_on(event)
+
+    def run_ends(self, record: RunRecord) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.run_ends(record)
+
+    def close(self) -> None:
+        """Tell all."""
+        for display in self._displays:
+            display.close()
 
 
 @dataclass
@@ -110,7 +150,7 @@ def run_plan(
     runs = resolve_plan(plan, data_dir=data_dir, display=display)
     done = {} if force else {run.run_id: record for run in runs if (record := _finished(results, run))}
     outcome = Outcome(skipped=len(done))
-    display.begin(runs, len(done))
+    display.begin(runs, list(done.values()))
     executor = LocalExecutor()
     for index, run in enumerate(runs):
         if run.run_id not in done:

@@ -33,6 +33,9 @@ class Silent:
     def begin(self, runs, done):
         self.planned, self.done = runs, done
 
+    def close(self):
+        pass
+
     def run_begins(self, config):
         self.began.append(config.model)
 
