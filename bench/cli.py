@@ -202,7 +202,7 @@ def _print_outcome(outcome: Any, results: str) -> None:
         )
         raise typer.Exit(INTERRUPTED)
     written = write_report(results, Path(results) / "report")
-    print(f"Report: {', '.join(str(path) for path in written)}")
+    print(f"Report: {written[0]}, with its tables and figures beside it")
     if any(status != "completed" for status in statuses):
         raise typer.Exit(FAILED)
 

@@ -82,6 +82,7 @@ class BarDisplay:
             TimeElapsedColumn(),
             console=console,
             transient=True,
+            refresh_per_second=2,  # drawing must not disturb what is measured
         )
         self._progress.start()
         self._plan: TaskID | None = None

@@ -20,7 +20,7 @@ from bench.errors import RecordError
 from bench.records import RunRecord, write_atomically
 
 BARS = "▁▂▃▄▅▆▇█"
-SPARKLINE_WIDTH = 24
+SPARKLINE_WIDTH = 12
 STYLES = {"completed": "green", "running": "bold", "failed": "red", "diverged": "red"}
 
 
@@ -132,13 +132,14 @@ def read_live(results: str | Path) -> LiveState:
 def render_live(state: LiveState) -> RenderableType:
     """The plan for a terminal: a line a run, with the curves of loss and accuracy as sparklines."""
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("model", "seed", "state"):
-        table.add_column(column, overflow="fold")
+    table.add_column("model", overflow="fold")
+    table.add_column("seed", justify="right")
+    table.add_column("state", no_wrap=True)
     table.add_column("done", justify="right")
     table.add_column("epoch", justify="right")
     table.add_column("loss", justify="right")
     table.add_column("", no_wrap=True)
-    table.add_column("accuracy", justify="right")
+    table.add_column("top-1", justify="right")
     table.add_column("", no_wrap=True)
     table.add_column("img/s", justify="right")
     for run in state.runs:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bench.config import load_plan
 from bench.errors import ConfigError, RecordError
-from bench.live import BARS, LiveLog, live_path, read_live, render_live, sparkline
+from bench.live import BARS, SPARKLINE_WIDTH, LiveLog, live_path, read_live, render_live, sparkline
 from bench.records import RunRecord
 from bench.trackers import create_tracker
 
@@ -100,7 +100,7 @@ def test_sparkline_values():
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
 def test_sparkline_keeps_the_order(values):
     drawn = [BARS.index(bar) for bar in sparkline(values)]
-    shown = values[-24:]
+    shown = values[-SPARKLINE_WIDTH:]
     assert len(drawn) == len(shown)
     by_value = [bar for _, bar in sorted(zip(shown, drawn, strict=True))]
     assert by_value == sorted(drawn)
