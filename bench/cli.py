@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 import warnings
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,6 +29,15 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class ExportFormat(StrEnum):
+    """What `zoobench export` writes."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    SQLITE = "sqlite"
+
 
 ResultsOption = Annotated[str, typer.Option("--results", help="Folder (or fsspec URL) of the records.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -84,6 +94,7 @@ def run(
     results: ResultsOption = "results",
     force: Annotated[bool, typer.Option(help="Repeat runs that are done already.")] = False,
     tracker: Annotated[str | None, typer.Option(help="tensorboard: write scalars for it as well.")] = None,
+    checkpoint_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints of training.")] = 60.0,
 ) -> None:
     """Train and measure a plan's models, and rank them.
 
@@ -106,10 +117,11 @@ def run(
     }
     overrides = {name: value for name, value in options.items() if value is not None}
     overrides |= dict(parse_override(assignment) for assignment in assignments or [])
-    _run(load_plan(plan, overrides), results, data_dir, force, tracker)
+    settings = {"data_dir": data_dir, "force": force, "checkpoint_seconds": checkpoint_every}
+    _run(load_plan(plan, overrides), results, tracker, settings)
 
 
-def _run(plan: Any, results: str, data_dir: Path | None, force: bool, tracker: str | None) -> None:
+def _run(plan: Any, results: str, tracker: str | None, settings: dict[str, Any]) -> None:
     from bench.display import create_display
     from bench.live import LiveLog
     from bench.runner import Displays, run_plan
@@ -119,7 +131,7 @@ def _run(plan: Any, results: str, data_dir: Path | None, force: bool, tracker: s
     display = Displays(create_display(Console(stderr=True)), LiveLog(results), *trackers)
     try:
         command = "zoobench " + shlex.join(sys.argv[1:])
-        outcome = run_plan(plan, results, display, data_dir=data_dir, command=command, force=force)
+        outcome = run_plan(plan, results, display, command=command, **settings)
     finally:
         display.close()
     _print_outcome(outcome, results)
@@ -129,13 +141,69 @@ def _run(plan: Any, results: str, data_dir: Path | None, force: bool, tracker: s
 def report(
     results: ResultsOption = "results",
     out: Annotated[Path | None, typer.Option(help="Folder of the report; RESULTS/report if not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="Draw this architecture's page alone.")] = None,
+    latex: Annotated[bool, typer.Option("--latex", help="Write the leaderboard as LaTeX as well.")] = False,
 ) -> None:
-    """Draw the report of a results folder: tables and figures."""
+    """Draw the report of a results folder: a page, tables and figures; or the page of one architecture."""
     from bench.records import check_exists
+    from reports.architecture import write_architecture_report
     from reports.report import write_report
 
     check_exists(results)
-    for path in write_report(results, out if out is not None else Path(results) / "report"):
+    folder = out if out is not None else Path(results) / "report"
+    written = (
+        write_report(results, folder, latex=latex)
+        if model is None
+        else [write_architecture_report(results, model, folder)]
+    )
+    for path in written:
+        print(path)
+
+
+@app.command()
+def verify(
+    page: Annotated[Path, typer.Argument(help="The index.html of a report.")],
+    results: Annotated[str | None, typer.Option(help="Hold the page against these records as well.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recompute every number that a report's page shows, and name those that do not match.
+
+    Exit status: 0 everything matches, 1 something does not.
+    """
+    from reports.verify import verify_page
+
+    verified = verify_page(page, results)
+    if as_json:
+        _print_json(
+            {
+                "ok": verified.ok,
+                "checked": verified.checked,
+                "problems": list(verified.problems),
+                "notes": list(verified.notes),
+            }
+        )
+    else:
+        for problem in verified.problems:
+            print(f"does not match: {problem}")
+        for note in verified.notes:
+            print(f"note: {note}")
+        print(f"{verified.checked:,} numbers checked, {len(verified.problems)} do not match.")
+    if not verified.ok:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def export(
+    results: ResultsOption = "results",
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("export"),
+    formats: Annotated[list[ExportFormat] | None, typer.Option("--format", help="All three if not given.")] = None,
+) -> None:
+    """Write all records as tables: Parquet, CSV, SQLite."""
+    from bench.records import check_exists
+    from reports.export import export_runs
+
+    check_exists(results)
+    for path in export_runs(results, out, [each.value for each in formats]) if formats else export_runs(results, out):
         print(path)
 
 

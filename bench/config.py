@@ -69,12 +69,16 @@ class MeasureConfig(_Frozen):
     """How throughput is measured: until the 95% interval is within ``precision`` of the median, or for ``seconds``.
 
     ``seconds`` bounds each of inference and training; ``block_seconds`` is the least length of a timed block.
+    ``batch_sizes`` are swept, smallest first, in as many seconds again; running out of memory ends the sweep.
+    ``probes`` asks for what only the live network can tell: kernels, feature maps, Grad-CAM, the time of each layer.
     """
 
     batch_size: Count = 128
     seconds: Positive = 10.0
     precision: Positive = 0.01
     block_seconds: Positive = 0.05
+    batch_sizes: tuple[Count, ...] = ()
+    probes: bool = True
 
 
 class RunConfig(_Frozen):

@@ -16,8 +16,8 @@ import psutil
 
 from bench.environment import FOREIGN_SHARE, describe_environment
 from bench.errors import RecordError
-from bench.job import Job
 from bench.records import RunFailure, RunRecord, find_record, save_record
+from bench.stages import Job
 
 STDERR_TAIL = 8000
 BUSY_LOOK_SECONDS = 0.3

@@ -7,28 +7,26 @@ This module imports no torch, so that a report can be drawn on a machine without
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import fsspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import RecordError
 
 SCHEMA_VERSION: Final = 1
 
+CARD_SUFFIX, PROBES_SUFFIX = ".card.json", ".probes.npz"
+"""What may lie beside a record: the architecture's card, and arrays that only the live network could tell."""
+
 Status = Literal["completed", "diverged", "failed"]
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: the loss of a diverged run is stored as null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Scalar = Annotated[bool | int | float | str | None, AfterValidator(_finite)]
+Scalar = bool | int | float | str | None
+"""JSON has no NaN and no infinity: the loss of a diverged run is stored as null."""
 
 
 class _Frozen(BaseModel):
@@ -90,12 +88,16 @@ def save_record(record: RunRecord, results: str | Path) -> str:
         RunRecord.model_validate(record.model_dump())
     except ValidationError as error:
         raise RecordError(f"the record of {record.run_id} is not valid and was not written: {error}") from error
-    text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     try:
-        write_atomically(path, text)
+        write_atomically(path, record.model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise unwritable(results, error) from error
     return path
+
+
+def is_local(results: str | Path) -> bool:
+    """Whether a results folder lies in a file system of this machine, rather than in a bucket."""
+    return "file" in _protocols(fsspec.url_to_fs(str(results))[0])
 
 
 def check_writable(results: str | Path) -> None:
@@ -165,6 +167,8 @@ def read_records(results: str | Path) -> tuple[list[RunRecord], list[RecordError
     records: list[RunRecord] = []
     damaged: list[RecordError] = []
     for path in sorted(fs.glob(f"{folder}/*.json")):
+        if path.endswith(CARD_SUFFIX):
+            continue
         try:
             records.append(read_record(path if "file" in _protocols(fs) else fs.unstrip_protocol(path)))
         except RecordError as error:

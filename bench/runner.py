@@ -13,8 +13,8 @@ from bench.config import Plan, RunConfig
 from bench.environment import resolve_device
 from bench.errors import ConfigError, RecordError
 from bench.executors import LocalExecutor
-from bench.job import Job, preprocessing_of
 from bench.records import RunRecord, check_writable, find_record
+from bench.stages import Job, preprocessing_of
 
 REPRESENTATIVE = "@representative"
 
@@ -140,11 +140,13 @@ def run_plan(
     data_dir: str | Path | None = None,
     command: str = "",
     force: bool = False,
+    checkpoint_seconds: float = 60.0,
 ) -> Outcome:
     """Do the plan's runs, one after the other, each in a process of its own.
 
     A run whose record says ``completed`` or ``diverged`` is skipped unless ``force``; a failed one is tried again.
-    ``KeyboardInterrupt`` ends the run in progress and is told by the outcome.
+    ``KeyboardInterrupt`` ends the run in progress and is told by the outcome. Training leaves a checkpoint at each
+    epoch's end and every ``checkpoint_seconds``, from which a killed run goes on.
     """
     check_writable(results)
     runs = resolve_plan(plan, data_dir=data_dir, display=display)
@@ -159,6 +161,8 @@ def run_plan(
                 config=run,
                 results=results,
                 data_dir=str(data_dir) if data_dir is not None else None,
+                checkpoint_seconds=checkpoint_seconds,
+                fresh=force,
                 plan=plan.name,
                 command=command,
             )

@@ -79,6 +79,17 @@ def measure_throughput(
     )
 
 
+def measure_peak_macs(
+    product: Callable[[], object], macs: int, seconds: float, synchronize: Callable[[], None]
+) -> float:
+    """Multiply-accumulates per second of the machine's own matrix product: the best of the blocks in that time.
+
+    ``product`` does one of ``macs`` multiply-accumulates. It bounds what any network can reach (the roofline).
+    """
+    measured = measure_throughput(product, 1, MeasureConfig(seconds=seconds, precision=1e-9), synchronize)
+    return macs * measured.steps_per_block / min(measured.block_seconds)
+
+
 def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
     """An interval for the median from order statistics: no assumption on the distribution (Conover 1999, §3.2).
 

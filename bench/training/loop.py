@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import Budget, Recipe
+from bench.training.checkpoint import Checkpoints
 from bench.training.optim import lr_factor
 
 CALIBRATION_BINS = 15
@@ -77,12 +78,14 @@ def fit(
     autocast: bool = False,
     evaluate_val: Callable[[], Evaluation] | None = None,
     report: Callable[[Row], None] = lambda row: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Training:
     """Train ``model`` in place until the budget is spent or the loss is no longer finite (``diverged``).
 
     ``history`` gets a row an epoch, also for one that the budget cuts short. ``report`` is called with the row so
     far, about twice a second and at each epoch's end. Under a budget of epochs the result is a function of the
-    model, the batches and the recipe alone; under one of seconds also of the machine's speed.
+    model, the batches and the recipe alone; under one of seconds also of the machine's speed. With ``checkpoints`` the
+    training goes on from the newest one, and ends as if it had never stopped.
     """
     peaks = [group["lr"] for group in optimizer.param_groups]
     device = next(model.parameters()).device
@@ -90,13 +93,15 @@ def fit(
     # Reading a loss makes the CPU wait for the GPU; on the CPU itself it is free.
     check_every = 1 if device.type == "cpu" else 50
     training, clock = Training(), _Clock(device)
+    meter = _Meter(training, batches.batch_size, device)
 
     warm_up(model, next(batches.epoch(0)), recipe, autocast)
+    if checkpoints is not None and (saved := checkpoints.load()) is not None:
+        _restore(saved, model, optimizer, training, meter, clock)
     while training.status == "running":
         model.train()
-        meter = _Meter(training, batches.batch_size, device)
         clock.resume()
-        for images, targets in batches.epoch(training.epoch):
+        for images, targets in batches.epoch(training.epoch, start=meter.steps):
             spent = training.step / total_steps if total_steps else clock.seconds / (budget.seconds or 1.0)
             if spent >= 1:
                 break
@@ -110,6 +115,10 @@ def fit(
                     break
                 if meter.is_due():
                     report(meter.row(clock.seconds, optimizer))
+            if checkpoints is not None and checkpoints.is_due():
+                clock.pause()
+                checkpoints.save(training.step, model.state_dict(), _state(optimizer, training, meter, clock))
+                clock.resume()
         clock.pause()
         finite = meter.is_finite()
         if meter.steps:
@@ -122,10 +131,13 @@ def fit(
         training.epoch += 1
         training.seconds = clock.seconds
         training.images_seen = training.step * batches.batch_size
+        meter = _Meter(training, batches.batch_size, device)
         if not finite:
             training.status = "diverged"
         elif training.step == total_steps or (budget.seconds and clock.seconds >= budget.seconds):
             training.status = "completed"
+        if checkpoints is not None:
+            checkpoints.save(training.step, model.state_dict(), _state(optimizer, training, meter, clock))
     return training
 
 
@@ -205,6 +217,9 @@ class _Clock:
         self._device, self._total = device, 0.0
         self._since: float | None = None
 
+    def set(self, seconds: float) -> None:
+        self._total = seconds
+
     def resume(self) -> None:
         synchronize(self._device)
         self._since = time.perf_counter()
@@ -228,6 +243,14 @@ class _Meter:
         self._first_second = training.seconds
         self._reported = time.perf_counter()
         self.steps = 0
+
+    def state(self) -> dict[str, Any]:
+        return {"loss": self._loss, "correct": self._correct, "first_second": self._first_second, "steps": self.steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._loss.copy_(state["loss"])
+        self._correct.copy_(state["correct"])
+        self._first_second, self.steps = state["first_second"], state["steps"]
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         self.steps += 1
@@ -254,6 +277,41 @@ class _Meter:
             "train_top1": float(self._correct) / images,
             "images_per_s": images / (seconds - self._first_second),
         }
+
+
+def _state(optimizer: torch.optim.Optimizer, training: Training, meter: _Meter, clock: _Clock) -> dict[str, Any]:
+    """All that the rest of a training depends on, but for the weights.
+
+    Order and augmentation are functions of (seed, epoch); dropout draws from torch's own streams.
+    """
+    return {
+        "optimizer": optimizer.state_dict(),
+        "training": vars(training),
+        "meter": meter.state(),
+        "seconds": clock.seconds,
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _restore(
+    saved: tuple[dict[str, Tensor], dict[str, Any]],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    training: Training,
+    meter: _Meter,
+    clock: _Clock,
+) -> None:
+    weights, state = saved
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state["optimizer"])
+    for name, value in state["training"].items():
+        setattr(training, name, value)
+    meter.restore(state["meter"])
+    clock.set(state["seconds"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"]:
+        torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def _autocast(device: torch.device, enabled: bool) -> contextlib.AbstractContextManager[Any]:
