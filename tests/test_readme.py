@@ -4,11 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import duckdb
 import pytest
 import typer
 
 from bench.cli import app
 from bench.config import list_plans, list_recipes
+from bench.records import read_records
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -45,6 +47,14 @@ def test_readme_shows_commands_and_names_every_plan_and_recipe():
 def test_python_example_runs(code, monkeypatch):
     monkeypatch.chdir(ROOT)
     exec(compile(code, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("query", blocks(README, "sql"))
+def test_query_runs_on_the_published_records(query, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = {(model, seeds) for model, seeds, _ in duckdb.sql(query).fetchall()}
+    completed = [record.config["model"] for record in read_records("results")[0] if record.status == "completed"]
+    assert found == {(model, completed.count(model)) for model in completed}
 
 
 def test_the_architecture_of_contributing_builds_with_the_count_that_it_states():
