@@ -145,12 +145,12 @@ def report(
     latex: Annotated[bool, typer.Option("--latex", help="Write the leaderboard as LaTeX as well.")] = False,
 ) -> None:
     """Draw the report of a results folder: a page, tables and figures; or the page of one architecture."""
-    from bench.records import check_exists
+    from bench.records import check_exists, is_local
     from reports.architecture import write_architecture_report
     from reports.report import write_report
 
     check_exists(results)
-    folder = out if out is not None else Path(results) / "report"
+    folder = out if out is not None else Path(results) / "report" if is_local(results) else Path("report")
     written = (
         write_report(results, folder, latex=latex)
         if model is None
@@ -250,6 +250,7 @@ def _root(
 
 
 def _print_outcome(outcome: Any, results: str) -> None:
+    from bench.records import is_local
     from reports.report import write_report
     from reports.tables import leaderboard, load_runs, render_leaderboard
 
@@ -269,8 +270,11 @@ def _print_outcome(outcome: Any, results: str) -> None:
             f"Interrupted; left: {', '.join(run.run_id for run in outcome.left)}. The same command goes on from here."
         )
         raise typer.Exit(INTERRUPTED)
-    written = write_report(results, Path(results) / "report")
-    print(f"Report: {written[0]}, with its tables and figures beside it")
+    if is_local(results):
+        written = write_report(results, Path(results) / "report")
+        print(f"Report: {written[0]}, with its tables and figures beside it")
+    else:
+        print(f"Report: draw it with zoobench report --results {results} --out DIR")
     if any(status != "completed" for status in statuses):
         raise typer.Exit(FAILED)
 
@@ -294,6 +298,7 @@ def _is_user_error(error: Exception) -> bool:
 
 def main() -> None:
     """Run the command line; exit with its status."""
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries, to their developers
     warnings.showwarning = lambda message, *_, **__: print(f"zoobench: warning: {message}", file=sys.stderr)
     try:
         app()
