@@ -79,8 +79,8 @@ class BatchStream:
         self._seed, self._flip, self._padding = seed, flip, crop_padding
         self._channels, self._height, self._width = images.shape[1:]
         self._channels_last, self._resize = channels_last, resize
-        self._mean = torch.tensor(normalization.mean, device=device).view(1, -1, 1, 1)
-        self._scale = torch.tensor(normalization.std, device=device).view(1, -1, 1, 1).reciprocal()
+        self._mean = torch.tensor(normalization.mean, device=device)
+        self._scale = torch.tensor(normalization.std, device=device).reciprocal()
         self._rows, self._row_offsets = self._store(images.to(device))
 
     def __len__(self) -> int:
@@ -137,15 +137,21 @@ class BatchStream:
         return images * self._image_stride + down * self._line + right * self._pixel
 
     def _gather(self, offsets: Tensor) -> Tensor:
-        rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten())
-        if self._channels_last:
-            pixels = rows.view(-1, self._height, self._width, self._channels).permute(0, 3, 1, 2).to(torch.float32)
-        else:
-            pixels = rows.view(-1, self._channels, self._height, self._width).to(torch.float32)
+        rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten()).to(torch.float32)
         if self._resize is not None:
             size, mode = self._resize.size, self._resize.mode
-            pixels = F.interpolate(pixels, size=(size, size), mode=mode, antialias=True).clamp_(0, 255)
-        return pixels.sub_(self._mean).mul_(self._scale)
+            pixels = F.interpolate(self._as_images(rows), size=(size, size), mode=mode, antialias=True)
+            return pixels.clamp_(0, 255).sub_(self._mean.view(-1, 1, 1)).mul_(self._scale.view(-1, 1, 1))
+        if self._channels_last:
+            # Whole lines against a line of statistics: along three channels alone the processor could not vectorise.
+            return self._as_images(rows.sub_(self._mean.repeat(self._width)).mul_(self._scale.repeat(self._width)))
+        return self._as_images(rows).sub_(self._mean.view(-1, 1, 1)).mul_(self._scale.view(-1, 1, 1))
+
+    def _as_images(self, rows: Tensor) -> Tensor:
+        """Rows as ``B×C×H×W``, in the memory format that they are stored in."""
+        if self._channels_last:
+            return rows.view(-1, self._height, self._width, self._channels).permute(0, 3, 1, 2)
+        return rows.view(-1, self._channels, self._height, self._width)
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -128,9 +128,28 @@ def test_run_prints_the_leaderboard_and_where_everything_is(tmp_path):
     assert "begins" not in second.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == times
 
-    report = zoobench("report", "--results", tmp_path, "--out", tmp_path / "again")
+    report = zoobench("report", "--results", tmp_path, "--out", tmp_path / "again", "--latex")
     assert report.returncode == 0
     assert all(Path(line).exists() for line in report.stdout.splitlines())
+    assert "leaderboard.tex" in report.stdout
+
+    card = zoobench("report", "--results", tmp_path, "--model", "lenet5")
+    assert Path(card.stdout.strip()).read_text().count("lenet5") > 1
+    assert zoobench("report", "--results", tmp_path, "--model", "lenet6").returncode == 2
+
+    watched = zoobench("watch", "--results", tmp_path)
+    assert "2 of 2 runs done; ended" in watched.stdout
+
+    exported = zoobench("export", "--results", tmp_path, "--out", tmp_path / "tables", "--format", "sqlite")
+    assert [Path(line).name for line in exported.stdout.splitlines()] == ["zoobench.sqlite"]
+
+    page = tmp_path / "report" / "index.html"
+    assert zoobench("verify", page, "--results", tmp_path).returncode == 0
+    page.write_text(page.read_text().replace(">0.0620", ">0.0621", 1))
+    verified = zoobench("verify", page, "--results", tmp_path)
+    assert verified.returncode == 1
+    assert "0.0621" in verified.stdout
+    assert zoobench("verify", tmp_path / "report" / "leaderboard.md").returncode == 2
 
 
 def test_run_on_real_images_learns(cifar10_jpeg, tmp_path):
