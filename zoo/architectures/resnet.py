@@ -143,7 +143,6 @@ def resnet34(
     weights="torchvision/resnet50",
     recipe={"lr": 0.05, "weight_decay": 5e-4},
     small_image=SMALL_IMAGE,
-    representative=True,
 )
 def resnet50(
     num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False

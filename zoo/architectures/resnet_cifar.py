@@ -100,7 +100,6 @@ def resnet44(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> 
     published=Published(params=853_018, num_classes=10, source=SOURCE),
     recipe=RECIPE,
     small_image=SMALL_IMAGE,
-    representative=True,
 )
 def resnet56(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
     """56 layers."""
