@@ -8,13 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 
 from bench.config import load_plan
 from bench.errors import ConfigError, DataError, DeviceError
-from bench.records import read_record, read_records, record_path
+from bench.records import CARD_SUFFIX, PROBES_SUFFIX, read_record, read_records, record_path
 from bench.runner import resolve_models, resolve_plan, run_plan
 from zoo import UnknownModelError, ZooError, list_models, model_info
 
@@ -82,6 +83,10 @@ def test_a_record_says_everything_that_was_measured(done):
         assert record.environment["data"]["val"] == 20
         assert record.environment["data"]["test"] == 50
         assert record.environment["command"] == "zoobench run quick"
+        assert record.environment["peak_macs_per_s"] > 1e8
+        beside = record_path(folder, record.run_id).removesuffix(".json")
+        assert json.loads(Path(beside + CARD_SUFFIX).read_text())["params"] == metrics["params"]
+        assert "kernels" in np.load(beside + PROBES_SUFFIX)
         assert record.environment["versions"]["torch"]
         assert record.config["threads"] == record.environment["threads"] >= 1
     assert [record.metrics["params"] for record in outcomes[0].records] == [62_006, 94_986]
@@ -105,7 +110,7 @@ def test_the_same_seed_gives_the_same_weights_and_accuracy_elsewhere(done):
 def test_the_display_is_told_phases_and_rows(done):
     _, displays, _ = done
     phases = [event["phase"] for event in displays[0].events if event["event"] == "phase"]
-    assert phases == ["load", "train", "test", "measure_infer", "measure_train"] * 2
+    assert phases == ["load", "train", "test", "measure_peak", "measure_infer", "measure_train", "probe"] * 2
     rows = [event for event in displays[0].events if event["event"] == "row"]
     assert rows[-1]["share"] == 1.0
 
