@@ -154,8 +154,10 @@ def run_plan(
     outcome = Outcome(skipped=len(done))
     display.begin(runs, list(done.values()))
     executor = LocalExecutor()
-    for index, run in enumerate(runs):
-        if run.run_id not in done:
+    try:
+        for run in runs:
+            if run.run_id in done:
+                continue
             display.run_begins(run)
             job = Job(
                 config=run,
@@ -166,14 +168,12 @@ def run_plan(
                 plan=plan.name,
                 command=command,
             )
-            try:
-                done[run.run_id] = executor.run(job, display.run_goes_on)
-            except KeyboardInterrupt:
-                outcome.interrupted = True
-                outcome.left = [other for other in runs[index:] if other.run_id not in done]
-                break
+            done[run.run_id] = executor.run(job, display.run_goes_on)
             display.run_ends(done[run.run_id])
+    except KeyboardInterrupt:
+        outcome.interrupted = True
     outcome.records = [done[run.run_id] for run in runs if run.run_id in done]
+    outcome.left = [run for run in runs if run.run_id not in done]
     return outcome
 
 

@@ -9,6 +9,8 @@ import pytest
 
 # Threads that spin while they wait make every step crawl where another program holds a core; see bench/executors.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# One thread a process: the suite runs in as many processes as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CIFAR10_JPEG = "cifar10-jpeg"
 
