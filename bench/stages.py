@@ -239,14 +239,13 @@ class Run:
         from bench.training.loop import synchronize, train_step
         from bench.training.optim import create_optimizer
 
-        config, size = self.config, self.input_size
-        batch_size = config.measure.batch_size
-        images = torch.randn(batch_size, 3, size, size, device=self.device).to(memory_format=self._memory_format())
+        config, batch_size = self.config, self.config.measure.batch_size
+        images = self._random_images(batch_size)
         targets = torch.randint(num_classes, (batch_size,), device=self.device)
         model.eval()
 
         def infer() -> object:
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+            with self._inference():
                 return model(images)
 
         # Training changes weights and statistics: it is timed on a copy, with steps too small to overflow.
@@ -260,7 +259,7 @@ class Run:
         left, right = (torch.randn(side, side, device=self.device) for _ in range(2))
 
         def product() -> object:
-            with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+            with self._inference():
                 return left @ right
 
         with self._phase("measure_peak"):
@@ -286,11 +285,10 @@ class Run:
         each = config.measure.model_copy(update={"seconds": config.measure.seconds / len(config.measure.batch_sizes)})
         for batch_size in sorted(config.measure.batch_sizes):
             try:
-                images = torch.randn(batch_size, 3, self.input_size, self.input_size, device=self.device)
-                images = images.to(memory_format=self._memory_format())
+                images = self._random_images(batch_size)
 
                 def infer(images: torch.Tensor = images) -> object:
-                    with torch.inference_mode(), torch.autocast(self.device.type, enabled=config.autocast):
+                    with self._inference():
                         return model(images)
 
                 measured = measure_throughput(infer, batch_size, each, lambda: synchronize(self.device))
@@ -346,6 +344,21 @@ class Run:
                 self.flags.append(Flag(kind="no_probes", phase="probe", message=f"{type(error).__name__}: {error}"))
             else:
                 save_probes(arrays, beside + PROBES_SUFFIX)
+
+    def _random_images(self, count: int) -> torch.Tensor:
+        """Images ``count×3×S×S`` as the network takes them; their content does not matter to speed."""
+        import torch
+
+        images = torch.randn(count, 3, self.input_size, self.input_size, device=self.device)
+        return images.to(memory_format=self._memory_format())
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without gradients, in the precision of the run."""
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            yield
 
     def _memory_format(self) -> torch.memory_format:
         import torch
