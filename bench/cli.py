@@ -75,7 +75,10 @@ def describe(
 @app.command()
 def run(
     plan: Annotated[str, typer.Argument(help="A plan that ships (quick, cifar10, …) or the path of a TOML file.")],
-    models: Annotated[str | None, typer.Option(help="Names or wildcards, separated by commas.")] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(help="Names or wildcards, by commas; NAME,OPTION=VALUE sets an option."),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="digits, cifar10, parquet:PATH or folder:PATH.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(envvar="ZOOBENCH_DATA", help="Where archives and relative data paths are.")
@@ -100,12 +103,12 @@ def run(
 
     Exit status: 0 all runs completed, 1 some failed or diverged, 2 bad input, 130 interrupted.
     """
-    from bench.config import load_plan, parse_override, parse_seeds
+    from bench.config import load_plan, parse_models, parse_override, parse_seeds
 
     if epochs is not None and seconds is not None:
         raise ConfigError("--epochs and --seconds exclude each other: a budget is one of them.")
     options: dict[str, Any] = {
-        "models": None if models is None else [name.strip() for name in models.split(",") if name.strip()],
+        "models": None if models is None else parse_models(models),
         "seeds": None if seeds is None else parse_seeds(seeds),
         "budget": {"epochs": epochs} if epochs is not None else {"seconds": seconds} if seconds is not None else None,
         "data": data,

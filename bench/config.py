@@ -29,33 +29,79 @@ class _Frozen(BaseModel):
 class Recipe(_Frozen):
     """How to train.
 
-    ``lr`` is the peak learning rate at ``batch_size``; left open, the architecture's own is taken (given for SGD at
-    batch 128) and scaled linearly with the batch size; an open ``weight_decay`` likewise. ``warmup`` is the share of
-    the budget in which the learning rate rises linearly from zero. ``epochs`` is the budget where a plan names none.
+    Optimizer. ``lr`` is the peak learning rate at ``batch_size``; left open, the architecture's own is taken (given for
+    SGD at batch 128) and scaled linearly with the batch size; an open ``weight_decay`` likewise. ``warmup`` is the
+    share of the budget in which the learning rate rises linearly from zero, under any ``schedule``; ``linear`` then
+    falls to zero (with a warm-up: triangular), ``one_cycle`` rises from 1/25 (Smith 2018), ``step`` is multiplied by
+    ``step_factor`` at each of ``steps``, shares of the budget. ``ema`` is the decay, a step, of averaged weights, which
+    are then what is evaluated and kept. ``drop_rate`` and ``batch_norm`` are the architecture's own where left open.
+
+    Augmentation. ``flip`` mirrors images at random, or ``"alternating"``: each image every second epoch (airbench).
+    ``crop_padding`` pixels of shift, filled with black or by reflection; ``rotation`` is in degrees; ``color_jitter``
+    is the strength in brightness, contrast and saturation; ``randaugment`` is the number of operations on an image
+    (Cubuk et al. 2019); ``cutout`` is the side in pixels of a square that is blanked out (DeVries and Taylor 2017);
+    ``mixup`` (Zhang et al. 2017) and ``cutmix`` (Yun et al. 2019) are alpha, 0 for none. ``test_flip`` evaluates on an
+    image and its mirror.
+
+    Fine-tuning. For ``head_epochs`` the head trains alone, at ``head_lr``, with the backbone and its batch-norm
+    statistics frozen; the rest of the budget trains everything under the schedule. ``epochs`` is the budget where a
+    plan names none.
     """
 
     name: str = "custom"
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Positive | None = None
     weight_decay: NotNegative | None = None
     decay_norm_and_bias: bool = False
     momentum: Fraction = 0.9
     nesterov: bool = True
     batch_size: Count = 128
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "one_cycle", "step", "constant"] = "cosine"
     warmup: Fraction = 0.0
+    steps: tuple[Fraction, ...] = (0.5, 0.75)
+    step_factor: Fraction = 0.1
     label_smoothing: Fraction = 0.0
     clip_grad_norm: Positive | None = None
-    flip: bool = True
+    ema: Fraction | None = None
+    drop_rate: Fraction | None = None
+    batch_norm: bool | None = None
+    flip: bool | Literal["alternating"] = True
+    test_flip: bool = False
     crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
+    crop_fill: Literal["black", "reflect"] = "black"
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    color_jitter: Fraction = 0.0
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
+    cutout: Annotated[int, Field(ge=0)] = 0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    head_epochs: Annotated[int, Field(ge=0)] = 0
+    head_lr: Positive | None = None
     epochs: Count = 30
+
+    @model_validator(mode="after")
+    def _head_has_a_rate(self) -> Self:
+        if self.head_epochs and self.head_lr is None:
+            raise ValueError("head_epochs needs a head_lr, the learning rate of the head while it trains alone")
+        return self
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What the recipe asks of the architecture's builder."""
+        options = {"drop_rate": self.drop_rate, "batch_norm": self.batch_norm}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 class Budget(_Frozen):
-    """When to stop: exactly one of epochs, or seconds of training (evaluation and warm-up are off this clock)."""
+    """When to stop: exactly one of epochs, seconds of training (evaluation and warm-up are off this clock), or MACs.
+
+    A training step costs three times the forward pass's multiply-accumulates: the backward pass needs them once for
+    the gradients of the activations and once for those of the weights.
+    """
 
     epochs: Count | None = None
     seconds: Positive | None = None
+    macs: Positive | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -96,26 +142,33 @@ class RunConfig(_Frozen):
     limit_test: Count | None
     recipe: Recipe
     budget: Budget
+    target_top1: Fraction | None = None
     measure: MeasureConfig
     device: str
     threads: Count
     autocast: bool
     channels_last: bool
+    compile: bool = False
 
     @property
     def run_id(self) -> str:
-        """The model, the seed and a hash of the whole configuration: equal for equal runs, and only for those."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
+        """The model, the seed and a hash of the whole configuration: equal for equal runs, and only for those.
+
+        What is left at its default is not hashed, so that an option added later changes no id.
+        """
+        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()
         return f"{self.model.replace('/', '-')}-s{self.seed}-{hashlib.sha256(canonical).hexdigest()[:12]}"
 
 
 class Plan(_Frozen):
     """What to run: models × seeds × recipe, on one data set under one budget.
 
-    ``models`` are names or wildcards; ``@representative`` stands for one or two of each family. ``device`` is
-    ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``threads`` and the two options left open are chosen for the
-    device. ``pretrained`` is true for the published weights, or the path of a state dict; networks then get images of
-    the size and preparation that belong to their weights.
+    ``models`` are names or wildcards, names perhaps with an option of the builder (``vgg16,batch_norm=true``);
+    ``@representative`` stands for one or two of each family. ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or
+    ``mps``. ``threads`` and the two options left open are chosen for the device; ``compile`` asks for torch.compile.
+    ``pretrained`` is true for the published weights, or the path of a state dict; networks then get images of the size
+    and preparation that belong to their weights. ``target_top1`` asks for the time and steps to that
+    accuracy on ``val``, which is looked at after each epoch.
     """
 
     name: str
@@ -130,11 +183,13 @@ class Plan(_Frozen):
     limit_test: Count | None = None
     recipe: Recipe = Recipe()
     budget: Budget | None = None
+    target_top1: Fraction | None = None
     measure: MeasureConfig = MeasureConfig()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     threads: Count | None = None
     autocast: bool | None = None
     channels_last: bool | None = None
+    compile: bool = False
 
     @field_validator("models", "seeds")
     @classmethod
@@ -200,6 +255,17 @@ def parse_override(assignment: str) -> tuple[str, Any]:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+
+
+def parse_models(text: str) -> tuple[str, ...]:
+    """``lenet5,resnet18,drop_rate=0.1`` to two names: an assignment belongs to the name before it."""
+    names: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if "=" in part and names:
+            names[-1] += f",{part}"
+        else:
+            names.append(part)
+    return tuple(names)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -117,6 +117,7 @@ def resolve_plan(plan: Plan, *, data_dir: str | Path | None, display: Display) -
     from bench.data.sources import load_dataset
 
     models = resolve_models(plan.models)
+    _check_options(plan, models)
     device = resolve_device(plan.device)
     weights_sha256 = _check_weights(plan.pretrained, models)
     dataset = load_dataset(plan.data, size=plan.input_size, data_dir=data_dir, progress=display.loading)
@@ -175,6 +176,14 @@ def run_plan(
     outcome.records = [done[run.run_id] for run in runs if run.run_id in done]
     outcome.left = [run for run in runs if run.run_id not in done]
     return outcome
+
+
+def _check_options(plan: Plan, models: list[str]) -> None:
+    """That the architectures have what the recipe asks of them."""
+    from zoo.registry import check_options
+
+    for model in models:
+        check_options(model, plan.recipe.model_options)
 
 
 def _check_weights(pretrained: bool | str, models: list[str]) -> str | None:

@@ -95,7 +95,9 @@ class Run:
                 raise RuntimeError(f"{config.data!r} is not the data set that the run was planned with")
             streams = self._streams(dataset)
             torch.manual_seed(config.seed)
-            model = zoo.create_model(config.model, len(dataset.classes), self.input_size, 3, config.pretrained)
+            model = zoo.create_model(
+                config.model, len(dataset.classes), self.input_size, 3, config.pretrained, **config.recipe.model_options
+            )
             if zoo.model_info(config.model).task == "segmentation":
                 model = ImageLogits(model)
             model = model.to(self.device).to(memory_format=self._memory_format())
@@ -145,7 +147,7 @@ class Run:
         self.stream = stream
         streams = {name: stream(*split, EVALUATION_BATCH_SIZE) for name, split in tensors.items() if name != "train"}
         streams["train"] = stream(
-            *tensors["train"], recipe.batch_size, flip=recipe.flip, crop_padding=recipe.crop_padding
+            *tensors["train"], recipe.batch_size, flip=bool(recipe.flip), crop_padding=recipe.crop_padding
         )
         self.environment["data"] = {
             "name": dataset.name,
@@ -164,7 +166,9 @@ class Run:
         from bench.measure.complexity import count_complexity
 
         with torch.device("meta"):
-            model = zoo.create_model(self.config.model, num_classes, self.input_size)
+            model = zoo.create_model(
+                self.config.model, num_classes, self.input_size, **self.config.recipe.model_options
+            )
         counts = count_complexity(model, (1, 3, self.input_size, self.input_size))
         self.metrics |= {
             "params": counts.params,

@@ -30,11 +30,12 @@ class ConvNormAct(nn.Sequential):
         groups: int = 1,
         bias: bool = False,
         act: type[nn.Module] | None = nn.ReLU,
+        batch_norm: bool = True,
     ) -> None:
         padding = dilation * (kernel_size - 1) // 2
         layers: list[nn.Module] = [
             nn.Conv2d(in_chans, out_chans, kernel_size, stride, padding, dilation, groups, bias=bias),
-            nn.BatchNorm2d(out_chans),
+            nn.BatchNorm2d(out_chans) if batch_norm else nn.Identity(),
         ]
         if act is not None:
             layers.append(act(inplace=True))

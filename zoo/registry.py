@@ -3,11 +3,14 @@
 A name is one of
 - ``resnet18``: an architecture of ``zoo/architectures/``, or of another package that
   announces it through the entry-point group ``zoobench.models``;
-- ``timm/NAME`` and ``torchvision/NAME``: a model of those libraries, as they build it.
+- ``timm/NAME`` and ``torchvision/NAME``: a model of those libraries, as they build it;
+- either of these with options of its builder: ``deeplab_resnet18,output_stride=8``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import difflib
 import fnmatch
 import functools
@@ -157,7 +160,7 @@ def create_model(
     """Build the architecture ``name`` with freshly initialised or pretrained weights.
 
     Args:
-        name: a registered name, ``timm/NAME`` or ``torchvision/NAME``.
+        name: a registered name, ``timm/NAME`` or ``torchvision/NAME``; with options, as ``resnet18,option=value``.
         num_classes: outputs of the head.
         input_size: side of the square input images in pixels; at most 64 chooses the small-image form.
         in_chans: channels of the input images.
@@ -175,6 +178,8 @@ def create_model(
     for argument, value in {"num_classes": num_classes, "input_size": input_size, "in_chans": in_chans}.items():
         if value < 1:
             raise ZooError(f"{argument}={value} is not possible for {name!r}: expected an integer of at least 1.")
+    name, named_options = split_options(name)
+    options = named_options | options
     if "/" in name:
         from zoo import external
 
@@ -182,12 +187,9 @@ def create_model(
 
     info = model_info(name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "input_size": input_size, "in_chans": in_chans} | options
-    parameters = inspect.signature(info.builder).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        if "in_chans" not in parameters and in_chans == 3:
-            del arguments["in_chans"]
-        for argument in arguments.keys() - parameters.keys():
-            raise ZooError(f"{name!r} takes no argument {argument!r}.{did_you_mean(argument, parameters)}")
+    if in_chans == 3 and not _takes(info.builder, "in_chans"):
+        del arguments["in_chans"]
+    check_options(name, arguments)
     model = info.builder(**arguments)
     if pretrained:
         from zoo.pretrained import load_pretrained
@@ -211,7 +213,15 @@ def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """The registry's entry for ``name``. Raises `UnknownModelError`, with the nearest names."""
+    """The registry's entry for ``name``. Raises `UnknownModelError`, with the nearest names.
+
+    With options in the name they must be its builder's, and nothing is published of that form: `ZooError` otherwise.
+    """
+    plain, options = split_options(name)
+    if options:
+        info = model_info(plain)
+        check_options(plain, options)
+        return dataclasses.replace(info, name=name, published=None)
     if "/" in name:
         from zoo import external
 
@@ -223,6 +233,49 @@ def model_info(name: str) -> ModelInfo:
             "`zoobench list` shows all names; timm/NAME and torchvision/NAME name those libraries' models."
         )
     return models[name]
+
+
+def split_options(name: str) -> tuple[str, dict[str, Any]]:
+    """``resnet18,width=2,act=relu`` to ``("resnet18", {"width": 2, "act": "relu"})``.
+
+    Values are numbers, ``true``, ``false``, or words. Raises `ZooError` for a part without ``=``.
+    """
+    plain, *assignments = (part.strip() for part in name.split(","))
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        option, equals, value = (part.strip() for part in assignment.partition("="))
+        if not equals or not option.isidentifier():
+            raise ZooError(f"{assignment!r} in {name!r} is no option: expected NAME,OPTION=VALUE.")
+        options[option] = _read_value(value)
+    return plain, options
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Raise `ZooError` if the builder of ``name`` does not take one of the options."""
+    if "/" in name:
+        return  # what other libraries' builders take, they say when they build
+    info = model_info(name)
+    possible = inspect.signature(info.builder).parameters
+    for option in options:
+        if not _takes(info.builder, option):
+            raise ZooError(
+                f"{name!r} takes no argument {option!r}.{did_you_mean(option, possible)} "
+                f"It takes {', '.join(possible)}."
+            )
+
+
+def _read_value(text: str) -> bool | int | float | str:
+    if text in ("true", "false"):
+        return text == "true"
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+def _takes(builder: Builder, argument: str) -> bool:
+    parameters = inspect.signature(builder).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def representative_models() -> list[str]:

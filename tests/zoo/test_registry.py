@@ -14,7 +14,7 @@ from zoo import (
     model_info,
     register_model,
 )
-from zoo.registry import representative_models
+from zoo.registry import representative_models, split_options
 
 NEW_FILE = """
 from torch import nn
@@ -88,3 +88,34 @@ def test_every_family_is_represented_by_one_or_two() -> None:
     chosen = [model_info(name).family for name in representative_models()]
     assert set(chosen) == {model_info(name).family for name in list_models()}
     assert max(map(chosen.count, chosen)) <= 2
+
+
+def test_a_name_may_carry_options_of_its_builder():
+    named = create_model("deeplab_resnet18,output_stride=8", input_size=64)
+    given = create_model("deeplab_resnet18", input_size=64, output_stride=8)
+    assert repr(named) == repr(given)
+    assert split_options("x,a=1,b=0.5,c=true,d=word") == ("x", {"a": 1, "b": 0.5, "c": True, "d": "word"})
+    info = model_info("vgg16,batch_norm=true")
+    assert (info.name, info.family, info.published) == ("vgg16,batch_norm=true", "vgg", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("deeplab_resnet18,output_strid=8", "Did you mean 'output_stride'"),
+        ("resnet18,wide", "expected NAME,OPTION=VALUE"),
+        ("resnet81,x=1", "no architecture is named 'resnet81'"),
+    ],
+)
+def test_wrong_options_in_a_name_are_told(name, message):
+    with pytest.raises(ZooError, match=message):
+        model_info(name)
+
+
+def test_batch_norm_is_on_or_off_where_a_family_has_both():
+    def norms(name):
+        return sum(isinstance(module, nn.BatchNorm2d) for module in create_model(name).modules())
+
+    assert norms("vgg16,batch_norm=true") == norms("vgg16_bn") == 13
+    assert norms("vgg16") == norms("simple_cnn,batch_norm=false") == 0
+    assert norms("simple_cnn") == 3

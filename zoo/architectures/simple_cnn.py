@@ -22,12 +22,15 @@ class SimpleCNN(nn.Module):
         in_chans: int,
         widths: tuple[int, ...] = (32, 64, 128),
         drop_rate: float = 0.5,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
         chans = [in_chans, *widths]
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(ConvNormAct(before, after, kernel_size=3, bias=True), nn.MaxPool2d(2))
+                nn.Sequential(
+                    ConvNormAct(before, after, kernel_size=3, bias=True, batch_norm=batch_norm), nn.MaxPool2d(2)
+                )
                 for before, after in itertools.pairwise(chans)
             )
         )
@@ -47,7 +50,13 @@ class SimpleCNN(nn.Module):
     recipe={"lr": 0.15, "weight_decay": 5e-4},
     small_image="nothing changes: the global pooling takes any size of 8 pixels or more",
 )
-def simple_cnn(num_classes: int = 10, input_size: int = 32, in_chans: int = 3, drop_rate: float = 0.5) -> SimpleCNN:
+def simple_cnn(
+    num_classes: int = 10,
+    input_size: int = 32,
+    in_chans: int = 3,
+    drop_rate: float = 0.5,
+    batch_norm: bool = True,
+) -> SimpleCNN:
     """The reference network of 94,986 parameters."""
     del input_size  # fully convolutional
-    return SimpleCNN(num_classes, in_chans, drop_rate=drop_rate)
+    return SimpleCNN(num_classes, in_chans, drop_rate=drop_rate, batch_norm=batch_norm)

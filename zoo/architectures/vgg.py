@@ -77,9 +77,15 @@ class VGG(nn.Module):
     recipe=PLAIN_RECIPE,
     small_image=SMALL_IMAGE,
 )
-def vgg11(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.5) -> VGG:
+def vgg11(
+    num_classes: int = 1000,
+    input_size: int = 224,
+    in_chans: int = 3,
+    drop_rate: float = 0.5,
+    batch_norm: bool = False,
+) -> VGG:
     """11 weight layers, configuration A."""
-    return VGG(11, False, num_classes, input_size, in_chans, drop_rate)
+    return VGG(11, batch_norm, num_classes, input_size, in_chans, drop_rate)
 
 
 @register_model(
@@ -90,9 +96,15 @@ def vgg11(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, dro
     recipe=PLAIN_RECIPE,
     small_image=SMALL_IMAGE,
 )
-def vgg13(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.5) -> VGG:
+def vgg13(
+    num_classes: int = 1000,
+    input_size: int = 224,
+    in_chans: int = 3,
+    drop_rate: float = 0.5,
+    batch_norm: bool = False,
+) -> VGG:
     """13 weight layers, configuration B."""
-    return VGG(13, False, num_classes, input_size, in_chans, drop_rate)
+    return VGG(13, batch_norm, num_classes, input_size, in_chans, drop_rate)
 
 
 @register_model(
@@ -103,9 +115,15 @@ def vgg13(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, dro
     recipe=PLAIN_RECIPE,
     small_image=SMALL_IMAGE,
 )
-def vgg16(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.5) -> VGG:
+def vgg16(
+    num_classes: int = 1000,
+    input_size: int = 224,
+    in_chans: int = 3,
+    drop_rate: float = 0.5,
+    batch_norm: bool = False,
+) -> VGG:
     """16 weight layers, configuration D."""
-    return VGG(16, False, num_classes, input_size, in_chans, drop_rate)
+    return VGG(16, batch_norm, num_classes, input_size, in_chans, drop_rate)
 
 
 @register_model(
@@ -116,9 +134,15 @@ def vgg16(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, dro
     recipe=PLAIN_RECIPE,
     small_image=SMALL_IMAGE,
 )
-def vgg19(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.5) -> VGG:
+def vgg19(
+    num_classes: int = 1000,
+    input_size: int = 224,
+    in_chans: int = 3,
+    drop_rate: float = 0.5,
+    batch_norm: bool = False,
+) -> VGG:
     """19 weight layers, configuration E."""
-    return VGG(19, False, num_classes, input_size, in_chans, drop_rate)
+    return VGG(19, batch_norm, num_classes, input_size, in_chans, drop_rate)
 
 
 @register_model(
