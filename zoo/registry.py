@@ -120,7 +120,7 @@ def register_model(
 
     The builder takes ``num_classes`` and ``input_size``, and ``in_chans`` if it can; further keyword arguments are
     its own options. Of each family (one file) the plan ``quick`` benchmarks the builders marked ``representative``,
-    or the first one where none is marked.
+    or the first classifier where none is marked.
 
     Raises `DuplicateModelError` if another builder has the name.
     """
@@ -279,10 +279,14 @@ def _takes(builder: Builder, argument: str) -> bool:
 
 
 def representative_models() -> list[str]:
-    """One or two names of each family, by year: the ones marked ``representative``, else the family's first."""
+    """One or two names of each family, by year: the ones marked ``representative``, else the family's first.
+
+    Only classifiers: they are to be compared with one another.
+    """
     families: dict[str, list[ModelInfo]] = {}
     for info in _registered().values():
-        families.setdefault(info.family, []).append(info)
+        if info.task == "classification":
+            families.setdefault(info.family, []).append(info)
     chosen = [info for members in families.values() for info in _chosen(members)]
     return [info.name for info in sorted(chosen, key=lambda info: (info.year or 9999, info.name))]
 

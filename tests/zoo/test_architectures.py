@@ -32,6 +32,7 @@ GOLDEN = {
     "mobilenet_v2": (3_504_872, 0.301, 1000, 224, 3),
     "xception": (22_855_952, 8.357, 1000, 299, 3),
     "deeplabv3_resnet50": (42_004_074, 178.722, 21, 520, 3),
+    "fcn_resnet50": (35_322_218, 152.717, 21, 520, 3),
 }
 # The small-image forms at 32×32 and 10 classes: (parameters, MACs in millions).
 SMALL = {

@@ -3,25 +3,28 @@
 Known for: maps stay large because the last stages dilate instead of striding, and `ASPP` reads them at several scales.
 
 `deeplabv3_resnet50` and `_resnet101` segment: torchvision's networks, their parts under its names, with the auxiliary
-head; the output is a dict of logit maps at the images' size, ``out`` and ``aux``, as there.
+head; the output is a dict of logit maps at the images' size, ``out`` and ``aux``, as there. `deeplabv3_resnet18` is the
+same on basic blocks, which torchvision does not dilate, and by default without the auxiliary head.
 
 `deeplab_resnet18` and `_resnet50` classify: the same dilated backbone and pyramid, then global average pooling and a
 linear layer. That form has no paper; equal parameters at a larger map is the question of Dilated Residual Networks (Yu,
-Koltun, Funkhouser 2017, arXiv:1705.09914). ``output_stride`` 8, 16 (the default) or 32 is counted as in the papers,
-with the stem's factor of 4.
+Koltun, Funkhouser 2017, arXiv:1705.09914).
 
-Departure: the dilation rates of the classification form follow the map's size, (1, 2, 3) on 8×8 and in proportion,
-because a rate at or above the map's size degenerates to a 1×1 convolution. The segmentation form keeps torchvision's
-(12, 24, 36), except for small images.
+``output_stride`` 8, 16 or 32 is counted as in the papers, with the stem's factor of 4; it changes no parameter. 16 is
+the default on ResNet-18 and of the classification form, 8 that of torchvision's networks.
+
+The dilation rates are torchvision's (12, 24, 36) at output stride 8, and in proportion at others, as in the paper.
+Departure: those of ResNet-18, of the classification form and of small images follow the map's size, (1, 2, 3) on 8×8
+and in proportion, because a rate at or above the map's size degenerates to a 1×1 convolution.
 
 Small images (64 pixels or less): ResNet's small-image stem, so that maps are four times as large as ``output_stride``
 says: 8×8 at 32 pixels and output stride 16.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from zoo.architectures.fcn import FCNHead, SegmentationNet
 from zoo.architectures.resnet import ResNetTrunk
 from zoo.layers import ASPP, BasicBlock, Bottleneck, ConvNormAct
 from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
@@ -43,35 +46,40 @@ def aspp_rates(input_size: int, output_stride: int) -> tuple[int, int, int]:
     return unit, 2 * unit, 3 * unit
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(SegmentationNet):
     """Dilated ResNet, ASPP head on its last stage, auxiliary head on the one before."""
 
     def __init__(
-        self, depths: tuple[int, int, int, int], num_classes: int, input_size: int, in_chans: int, aux_loss: bool
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        num_classes: int,
+        input_size: int,
+        in_chans: int,
+        output_stride: int,
+        aux_loss: bool,
     ) -> None:
-        super().__init__()
         small = input_size <= SMALL_INPUT_SIZE
-        self.backbone = ResNetTrunk(Bottleneck, depths, in_chans, small, output_stride=8)
-        rates = aspp_rates(input_size, 8) if small else (12, 24, 36)
-        self.classifier = nn.Sequential(
-            ASPP(2048, rates), *ConvNormAct(256, 256, kernel_size=3), nn.Conv2d(256, num_classes, 1)
-        )
-        self.aux_classifier = (
-            nn.Sequential(*ConvNormAct(1024, 256, kernel_size=3), nn.Dropout(0.1), nn.Conv2d(256, num_classes, 1))
-            if aux_loss
-            else None
+        backbone = ResNetTrunk(block, depths, in_chans, small, output_stride)
+        if block is BasicBlock or small:
+            rates = aspp_rates(input_size, output_stride)
+        else:
+            unit = 96 // output_stride
+            rates = (unit, 2 * unit, 3 * unit)
+        features = backbone.num_features
+        super().__init__(
+            backbone,
+            nn.Sequential(ASPP(features, rates), *ConvNormAct(256, 256, kernel_size=3), nn.Conv2d(256, num_classes, 1)),
+            FCNHead(features // 2, num_classes) if aux_loss else None,
         )
 
-    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images ``N×C×H×W`` to logits ``N×num_classes×H×W``, under ``out`` and, of the auxiliary head, ``aux``."""
-        size = x.shape[-2:]
-        maps = self.backbone(x)
-        logits = {"out": self.classifier(maps["layer4"])}
-        if self.aux_classifier is not None:
-            logits["aux"] = self.aux_classifier(maps["layer3"])
-        return {
-            head: F.interpolate(map_, size=size, mode="bilinear", align_corners=False) for head, map_ in logits.items()
-        }
+
+@register_model(paper=PAPER, year=2017, task="segmentation", recipe=RECIPE, small_image=SMALL_IMAGE)
+def deeplabv3_resnet18(
+    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 16, aux_loss: bool = False
+) -> DeepLabV3:
+    """Segmentation on ResNet-18, small enough to be trained on a CPU."""
+    return DeepLabV3(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
 @register_model(
@@ -84,10 +92,10 @@ class DeepLabV3(nn.Module):
     small_image=SMALL_IMAGE,
 )
 def deeplabv3_resnet50(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, aux_loss: bool = True
+    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
 ) -> DeepLabV3:
     """Segmentation on ResNet-50 at output stride 8."""
-    return DeepLabV3((3, 4, 6, 3), num_classes, input_size, in_chans, aux_loss)
+    return DeepLabV3(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
 @register_model(
@@ -100,10 +108,10 @@ def deeplabv3_resnet50(
     small_image=SMALL_IMAGE,
 )
 def deeplabv3_resnet101(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, aux_loss: bool = True
+    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
 ) -> DeepLabV3:
     """Segmentation on ResNet-101 at output stride 8."""
-    return DeepLabV3((3, 4, 23, 3), num_classes, input_size, in_chans, aux_loss)
+    return DeepLabV3(Bottleneck, (3, 4, 23, 3), num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
 class DeepLabClassifier(nn.Module):
