@@ -1,4 +1,4 @@
-"""Data sets by name: ``digits``, ``cifar10``, ``parquet:PATH``, ``folder:PATH``.
+"""Data sets by name: ``digits``, ``cifar10``, ``parquet:PATH``, ``folder:PATH``, and ``mosaic:DATA`` of any of these.
 
 Every source becomes the same thing: two splits of uint8 images ``N×3×S×S`` and int64 labels, decoded once, cached
 under a key made of the source's content, and memory-mapped after that. A source that is missing or damaged is an
@@ -25,6 +25,8 @@ from bench.data.parquet import Parquet
 from bench.errors import DataError, did_you_mean
 
 SPLITS = ("train", "test")
+BACKGROUND = "background"
+MOSAIC_IMAGE_SIZE, MOSAIC_MIN_IMAGE_SIZE = 32, 8
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,43 @@ class Split:
 
 
 @dataclass(frozen=True)
+class MosaicLayout:
+    """Canvases of ``mosaic:DATA``: their side and that of the images on them, in pixels, and images a canvas."""
+
+    canvas_size: int
+    image_size: int
+    images_per_canvas: int
+
+    @classmethod
+    def of(cls, canvas_size: int) -> MosaicLayout:
+        """Images of 32 pixels, or half the canvas where that is less; as many as would fill half of it side by side.
+
+        Raises `DataError` if the images would be too small to be recognised.
+        """
+        image_size = min(MOSAIC_IMAGE_SIZE, canvas_size // 2)
+        if image_size < MOSAIC_MIN_IMAGE_SIZE:
+            raise DataError(
+                f"a mosaic's canvas of {canvas_size} pixels is too small: it takes images of half its side, which must "
+                f"be at least {MOSAIC_MIN_IMAGE_SIZE} pixels. Set input_size to {2 * MOSAIC_MIN_IMAGE_SIZE} or more, "
+                "for example 96."
+            )
+        return cls(canvas_size, image_size, (canvas_size // image_size) ** 2 // 2)
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """A decoded data set. ``sha256`` identifies its content: the source's bytes and how they were decoded."""
+    """A decoded data set. ``sha256`` identifies its content: the source's bytes and how they were decoded.
+
+    With a ``mosaic`` it is dense, one label a pixel: the splits hold the images that are laid out and their classes
+    from 0, ``classes`` begins with the background, and `bench.data.mosaic.MosaicStream` makes the canvases.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
     sha256: str
+    mosaic: MosaicLayout | None = None
 
 
 class Source(Protocol):
@@ -76,15 +107,18 @@ def load_dataset(
     """Load a data set by its name on the command line.
 
     Args:
-        name: ``digits``, ``cifar10``, ``parquet:PATH`` or ``folder:PATH``. A relative path is looked for in the
-            current folder, then in ``data_dir``.
-        size: side of the images in pixels; others are resized (bilinear, antialiased).
+        name: ``digits``, ``cifar10``, ``parquet:PATH`` or ``folder:PATH``, or ``mosaic:`` and one of these. A relative
+            path is looked for in the current folder, then in ``data_dir``.
+        size: side of the images in pixels; others are resized (bilinear, antialiased). Of a mosaic, the canvas's.
         data_dir: where archives and relative paths are found; ``ZOOBENCH_DATA`` if None.
         progress: called while something long is done.
 
     Raises:
         DataError: the source is unknown, missing or damaged; the message names the file and the remedy.
     """
+    kind, colon, inner = name.partition(":")
+    if kind == "mosaic" and colon:
+        return _load_mosaic(inner, MosaicLayout.of(size), data_dir, progress)
     source = _source(name, data_dir or os.environ.get("ZOOBENCH_DATA"), progress)
     key = hashlib.sha256(f"{source.content_sha256(progress)} size={size} decoder=1".encode()).hexdigest()
 
@@ -123,6 +157,20 @@ def limit(count: int, at_most: int | None, seed: int = 0) -> npt.NDArray[np.int6
     return np.sort(np.random.RandomState(seed).permutation(count)[:at_most])
 
 
+def _load_mosaic(name: str, layout: MosaicLayout, data_dir: str | Path | None, progress: Progress) -> Dataset:
+    if not name or name.startswith("mosaic:"):
+        raise DataError(
+            f"the data set 'mosaic:{name}' lacks the images to lay out. Write, for example, mosaic:digits or "
+            "mosaic:cifar10."
+        )
+    images = load_dataset(name, size=layout.image_size, data_dir=data_dir, progress=progress)
+    sizes = f"canvas={layout.canvas_size} image={layout.image_size} images={layout.images_per_canvas}"
+    key = hashlib.sha256(f"{images.sha256} {sizes} mosaic=1".encode()).hexdigest()
+    return Dataset(
+        f"mosaic:{images.name}", (BACKGROUND, *images.classes), images.train, images.test, key, mosaic=layout
+    )
+
+
 def _source(name: str, data_dir: str | Path | None, progress: Progress) -> Source:
     kind, colon, path = name.partition(":")
     if name == "digits":
@@ -134,8 +182,8 @@ def _source(name: str, data_dir: str | Path | None, progress: Progress) -> Sourc
     if colon and kind == "folder":
         return ImageFolder(find_folder(path, data_dir, "folder:data/flowers"))
     raise DataError(
-        f"no data set is named {name!r}.{did_you_mean(kind, ['digits', 'cifar10', 'parquet', 'folder'])} "
-        "Possible: digits, cifar10, parquet:PATH, folder:PATH."
+        f"no data set is named {name!r}.{did_you_mean(kind, ['digits', 'cifar10', 'parquet', 'folder', 'mosaic'])} "
+        "Possible: digits, cifar10, parquet:PATH, folder:PATH, mosaic:DATA."
     )
 
 
