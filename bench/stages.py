@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -118,6 +119,7 @@ class Run:
 
         from bench.data.augment import BatchStream, Normalization, Resize
         from bench.data.sources import hold_out, limit
+        from bench.data.transforms import Augmentation
 
         config, recipe = self.config, self.config.recipe
         kept = limit(len(dataset.train), config.limit_train)
@@ -146,8 +148,12 @@ class Run:
         )
         self.stream = stream
         streams = {name: stream(*split, EVALUATION_BATCH_SIZE) for name, split in tensors.items() if name != "train"}
+        options = {option.name: getattr(recipe, option.name) for option in dataclasses.fields(Augmentation)}
         streams["train"] = stream(
-            *tensors["train"], recipe.batch_size, flip=bool(recipe.flip), crop_padding=recipe.crop_padding
+            *tensors["train"],
+            recipe.batch_size,
+            augmentation=Augmentation(**options),
+            num_classes=len(dataset.classes),
         )
         self.environment["data"] = {
             "name": dataset.name,

@@ -1,7 +1,8 @@
 """Whole batches on the device: shuffle, flip, crop and normalise, as few operations on a uint8 tensor.
 
 A crop of a mirrored image is a set of byte ranges of the stored data set, so that a batch is one gather of rows.
-Every random draw of an epoch is a function of (seed, epoch) alone: an epoch can be replayed from any step.
+Every random draw of an epoch is a function of (seed, epoch), and within a batch of its index: an epoch can be replayed
+from any step.
 """
 
 from __future__ import annotations
@@ -12,6 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from bench.data.transforms import Augmentation, create_image_transform, create_mixing, cut_out, drawing
+from bench.errors import ConfigError
+
+DEVICE_SHARE = 0.5
+"""The share of a GPU's free memory that a split may take; the network needs the rest."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +51,30 @@ class Resize:
     mode: str = "bilinear"
 
 
+NO_AUGMENTATION = Augmentation()
+
+
 class BatchStream:
-    """Batches of a split, normalised float32 images ``B×C×H×W`` and int64 labels ``B``, on the device.
+    """Batches of a split, normalised float32 images ``B×C×H×W`` and labels, on the device.
+
+    Labels are int64 ``B``, or float32 shares of the classes ``B×K`` in the epochs of a stream that mixes images.
+
+    The images are kept on the device as well, unless they would take more than half of a GPU's free memory: then
+    batches are gathered on the CPU and copied while the GPU works.
 
     Args:
         images: uint8 ``N×C×H×W``, on any device.
         labels: int64 ``N``.
         batch_size: images a batch; at most N.
         normalization: what to subtract and divide by.
-        device: where the batches are needed; the images are kept there.
+        device: where the batches are needed.
         channels_last: the memory format of the batches.
-        flip: mirror each image with probability one half.
-        crop_padding: pad by that many black pixels and crop back to the size at a random place.
+        augmentation: what an epoch does to the images, in pixels of the images as given.
         resize: what the network's weights were made for, if that is not the images' own size.
+        num_classes: K, which a stream that mixes images must know.
         seed: of the order and of the draws.
+
+    Raises `ConfigError` where the images are too small to be padded with their reflection.
     """
 
     def __init__(
@@ -69,19 +86,22 @@ class BatchStream:
         *,
         device: torch.device,
         channels_last: bool = False,
-        flip: bool = False,
-        crop_padding: int = 0,
+        augmentation: Augmentation = NO_AUGMENTATION,
         resize: Resize | None = None,
+        num_classes: int | None = None,
         seed: int = 0,
     ) -> None:
         self.batch_size = min(batch_size, len(labels))
         self.labels = labels.to(device)
-        self._seed, self._flip, self._padding = seed, flip, crop_padding
+        self._seed, self._augmentation, self._padding = seed, augmentation, augmentation.crop_padding
         self._channels, self._height, self._width = images.shape[1:]
         self._channels_last, self._resize = channels_last, resize
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = torch.tensor(normalization.mean, device=device)
         self._scale = torch.tensor(normalization.std, device=device).reciprocal()
-        self._rows, self._row_offsets = self._store(images.to(device))
+        self._transform = create_image_transform(augmentation, normalization.mean)
+        self._mixing = create_mixing(augmentation, num_classes)
+        self._rows, self._row_offsets = self._store(images.cpu())
 
     def __len__(self) -> int:
         """Batches an epoch: full ones only, so that every step of a run has the same shape."""
@@ -89,24 +109,58 @@ class BatchStream:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The shuffled, augmented batches of an epoch, from the batch ``start`` on."""
-        device, count = self.labels.device, len(self.labels)
-        random = torch.Generator().manual_seed(_mix(self._seed, epoch))
+        count, epoch_seed = len(self.labels), _mix(self._seed, epoch)
+        random = torch.Generator().manual_seed(epoch_seed)
         order = torch.randperm(count, generator=random)
         shifts = torch.randint(0, 2 * self._padding + 1, (2, count), generator=random)
-        mirrored = torch.randint(0, 2 if self._flip else 1, (count,), generator=random)
-        offsets = self._offsets(order, mirrored, shifts[0], shifts[1]).to(device)
-        labels = self.labels[order.to(device)]
+        mirrored = self._mirrored(epoch, order, random)
+        offsets = self._offsets(order, mirrored, shifts[0], shifts[1]).to(self._rows.device)
+        holes = self._holes(count, random)
+        labels = self.labels[order.to(self.labels.device)]
         for index in range(start, len(self)):
             batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            yield self._gather(offsets[batch]), labels[batch]
+            yield self._augmented(offsets[batch], labels[batch], holes[:, batch], _mix(epoch_seed, index))
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in stored order, not augmented; the last batch may be smaller."""
         count = len(self.labels)
         centre = torch.full((count,), self._padding)
-        offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self.labels.device)
+        offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self._rows.device)
         for batch in zip(torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
-            yield self._gather(batch[0]), batch[1]
+            yield self._resized(self._normalize(self._gather(batch[0]))), batch[1]
+
+    def _mirrored(self, epoch: int, order: Tensor, random: torch.Generator) -> Tensor:
+        """Which images of an epoch are mirrored, 0 or 1, in the epoch's order."""
+        if self._augmentation.flip == "alternating":
+            # The same half in every epoch, so not from the epoch's own stream.
+            half = torch.randint(0, 2, order.shape, generator=torch.Generator().manual_seed(_mix(self._seed, -1)))
+            return (half[order] + epoch) % 2
+        return torch.randint(0, 2 if self._augmentation.flip else 1, order.shape, generator=random)
+
+    def _holes(self, count: int, random: torch.Generator) -> Tensor:
+        """The centres ``2×count`` of what cutout blanks."""
+        if not self._augmentation.cutout:
+            return torch.empty((2, 0), dtype=torch.int64)
+        centres = [torch.randint(0, size, (count,), generator=random) for size in (self._height, self._width)]
+        return torch.stack(centres).to(self.labels.device)
+
+    def _augmented(self, offsets: Tensor, labels: Tensor, holes: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        images = self._gather(offsets)
+        if self._transform is not None:
+            # torchvision draws once a call: an image at a time, for each to have its own.
+            with drawing(seed):
+                images = torch.stack([self._transform(image) for image in images]).contiguous(
+                    memory_format=self._format
+                )
+        images = self._normalize(images)
+        if self._augmentation.cutout:
+            cut_out(images, holes, self._augmentation.cutout)
+        images = self._resized(images)
+        if self._mixing is not None:
+            with drawing(_mix(seed, 1)):
+                images, labels = self._mixing(images, labels)
+            images = images.contiguous(memory_format=self._format)
+        return images, labels
 
     def _store(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All rows that a crop can consist of, as overlapping windows of the padded images' bytes.
@@ -114,8 +168,8 @@ class BatchStream:
         With ``flip`` the mirrored images follow the plain ones. A row is a line of pixels with its channels where
         channels come last, and a line of one channel otherwise.
         """
-        padded = F.pad(images, [self._padding] * 4)
-        if self._flip:
+        padded = self._pad(images)
+        if self._augmentation.flip:
             padded = torch.cat([padded, padded.flip(3)])
         height, width = padded.shape[2:]
         self._image_stride = self._channels * height * width
@@ -127,9 +181,24 @@ class BatchStream:
             self._line, self._pixel = width, 1
             planes = torch.arange(self._channels)[:, None] * (height * width)
             row_offsets = (planes + torch.arange(self._height) * self._line).flatten()
-        flat = padded.contiguous().flatten()
+        home = _choose_home(self.labels.device, padded.numel())
+        flat = padded.contiguous().flatten().to(home)
         length = self._width * self._pixel
-        return flat.as_strided((flat.numel() - length + 1, length), (1, 1)), row_offsets.to(images.device)
+        return flat.as_strided((flat.numel() - length + 1, length), (1, 1)), row_offsets.to(home)
+
+    def _pad(self, images: Tensor) -> Tensor:
+        if not self._padding:
+            return images
+        if self._augmentation.crop_fill == "black":
+            return F.pad(images, [self._padding] * 4)
+        side = min(self._height, self._width)
+        if self._padding >= side:
+            raise ConfigError(
+                f"crop_padding = {self._padding} with crop_fill = 'reflect' is not possible for images of "
+                f"{self._height}×{self._width} pixels: a reflection is one pixel narrower than the image. "
+                f"Set crop_padding to {side - 1} or less, or crop_fill to 'black'."
+            )
+        return F.pad(images, [self._padding] * 4, mode="reflect")
 
     def _offsets(self, order: Tensor, mirrored: Tensor, down: Tensor, right: Tensor) -> Tensor:
         """Where in the stored bytes the first pixel of each crop is."""
@@ -137,21 +206,44 @@ class BatchStream:
         return images * self._image_stride + down * self._line + right * self._pixel
 
     def _gather(self, offsets: Tensor) -> Tensor:
-        rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten()).to(torch.float32)
-        if self._resize is not None:
-            size, mode = self._resize.size, self._resize.mode
-            pixels = F.interpolate(self._as_images(rows), size=(size, size), mode=mode, antialias=True)
-            return pixels.clamp_(0, 255).sub_(self._mean.view(-1, 1, 1)).mul_(self._scale.view(-1, 1, 1))
-        if self._channels_last:
-            # Whole lines against a line of statistics: along three channels alone the processor could not vectorise.
-            return self._as_images(rows.sub_(self._mean.repeat(self._width)).mul_(self._scale.repeat(self._width)))
-        return self._as_images(rows).sub_(self._mean.view(-1, 1, 1)).mul_(self._scale.view(-1, 1, 1))
-
-    def _as_images(self, rows: Tensor) -> Tensor:
-        """Rows as ``B×C×H×W``, in the memory format that they are stored in."""
+        """The crops as uint8 ``B×C×H×W`` on the device, in the memory format of the batches."""
+        indices = (offsets[:, None] + self._row_offsets).flatten()
+        device = self.labels.device
+        if self._rows.device == device:
+            rows = self._rows.index_select(0, indices)
+        else:
+            # From pinned memory a copy runs beside the CPU; PyTorch reuses the memory only once the copy is done.
+            pinned = torch.empty((len(indices), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
+            rows = torch.index_select(self._rows, 0, indices, out=pinned).to(device, non_blocking=True)
         if self._channels_last:
             return rows.view(-1, self._height, self._width, self._channels).permute(0, 3, 1, 2)
         return rows.view(-1, self._channels, self._height, self._width)
+
+    def _normalize(self, images: Tensor) -> Tensor:
+        """uint8 images to float32, less the mean, over the deviation."""
+        pixels = images.to(torch.float32)
+        if self._channels_last:
+            # Whole lines against a line of statistics: along three channels alone the processor could not vectorise.
+            lines = pixels.permute(0, 2, 3, 1).view(-1, self._width * self._channels)
+            lines.sub_(self._mean.repeat(self._width)).mul_(self._scale.repeat(self._width))
+        else:
+            pixels.sub_(self._mean.view(-1, 1, 1)).mul_(self._scale.view(-1, 1, 1))
+        return pixels
+
+    def _resized(self, images: Tensor) -> Tensor:
+        """Normalised images at the side asked for, within what normalised pixels can be: bicubic overshoots."""
+        if self._resize is None:
+            return images
+        size, mode = self._resize.size, self._resize.mode
+        low, high = (((level - self._mean) * self._scale).view(-1, 1, 1) for level in (0, 255))
+        return F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp_(low, high)
+
+
+def _choose_home(device: torch.device, stored_bytes: int) -> torch.device:
+    """Where to keep a split: on the device, or on the CPU where it would take too much of a GPU's memory."""
+    if device.type == "cuda" and stored_bytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return torch.device("cpu")
+    return device
 
 
 def _mix(seed: int, epoch: int) -> int:

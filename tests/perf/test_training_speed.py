@@ -12,6 +12,7 @@ from torchvision import transforms
 import zoo
 from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
+from bench.data.transforms import Augmentation
 from bench.training.loop import fit, train_step
 from bench.training.optim import create_optimizer
 
@@ -38,9 +39,9 @@ class Trainee:
 def whole_epoch(name: str, images: torch.Tensor, labels: torch.Tensor):
     """Images per second of one epoch by `fit`: shuffling, augmentation, schedule, metering and all."""
     trainee = Trainee(name)
-    stream = BatchStream(
-        images, labels, 128, Normalization.of(images), device=CPU, channels_last=True, flip=True, crop_padding=4
-    )
+    augmentation = Augmentation(flip=RECIPE.flip, crop_padding=RECIPE.crop_padding)
+    normalization = Normalization.of(images)
+    stream = BatchStream(images, labels, 128, normalization, device=CPU, channels_last=True, augmentation=augmentation)
 
     def measure() -> float:
         training = fit(trainee.model, trainee.optimizer, stream, RECIPE, Budget(epochs=1))

@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.sources import load_dataset
+from bench.data.transforms import Augmentation
 from bench.stages import hash_weights
 from bench.training.checkpoint import Checkpoints
 from bench.training.loop import evaluate, fit
@@ -36,7 +37,10 @@ class Told(BatchStream):
             print("step", epoch, index, flush=True)
             yield batch
 
-stream = Told(images, labels, 20, Normalization.of(images), device=torch.device("cpu"), flip=True, crop_padding=2)
+augmentation = Augmentation(flip=True, crop_padding=2)
+stream = Told(
+    images, labels, 20, Normalization.of(images), device=torch.device("cpu"), augmentation=augmentation
+)
 recipe = Recipe(optimizer=optimizer, lr=1e-3, warmup=0.2, clip_grad_norm=1.0)
 torch.manual_seed(0)
 model = zoo.create_model(name)

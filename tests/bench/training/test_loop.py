@@ -9,6 +9,7 @@ import zoo
 from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.sources import load_dataset
+from bench.data.transforms import Augmentation
 from bench.training.loop import evaluate, fit, train_step, warm_up
 from bench.training.optim import create_optimizer
 
@@ -214,7 +215,13 @@ def test_cuda_trains_with_autocast_and_repeats_itself():
         net = zoo.create_model("resnet18").to(device, memory_format=torch.channels_last)
         recipe = Recipe(lr=0.05)
         stream = BatchStream(
-            images, labels, 100, Normalization.of(images), device=device, channels_last=True, flip=True
+            images,
+            labels,
+            100,
+            Normalization.of(images),
+            device=device,
+            channels_last=True,
+            augmentation=Augmentation(flip=True),
         )
         training = fit(net, create_optimizer(net, recipe, 0.05, 0.0), stream, recipe, Budget(epochs=2), autocast=True)
         assert training.status == "completed"
