@@ -101,13 +101,13 @@ class Disturbance:
     flags: list[Flag] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._before = _CpuUse.now()
+        self._before = CpuUse.now()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        before, after = self._before, _CpuUse.now()
+        before, after = self._before, CpuUse.now()
         available = (after.seconds - before.seconds) * (os.cpu_count() or 1)
         if available < 0.1:  # the system's counters tick in hundredths of a second
             return
@@ -126,7 +126,7 @@ class Disturbance:
 
 
 @dataclass(frozen=True)
-class _CpuUse:
+class CpuUse:
     """Counters in seconds since boot: wall clock, all processes, this process, stolen; and throttling events."""
 
     seconds: float
@@ -136,7 +136,8 @@ class _CpuUse:
     throttled: int
 
     @classmethod
-    def now(cls) -> _CpuUse:
+    def now(cls) -> CpuUse:
+        """The counters as they stand."""
         system, own = psutil.cpu_times(), psutil.Process().cpu_times()
         steal = getattr(system, "steal", 0.0)
         idle = system.idle + getattr(system, "iowait", 0.0)

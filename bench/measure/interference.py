@@ -1,0 +1,96 @@
+"""What disturbed the blocks of a paired measurement: looked for around every quad, and over a pair as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bench.environment import FOREIGN_SHARE, STEAL_SHARE, CpuUse
+
+CPU_SHARE = 0.9
+"""A block of one thread that had the processor for less of its time was held up by something."""
+QUAD_FOREIGN_SHARE = 0.25
+"""In so short a time the system's counters, which tick in hundredths of a second, tell no smaller share."""
+
+
+def preemption_flags(blocks: Sequence[tuple[float, float]]) -> set[str]:
+    """``preempted`` where a block of one thread, ``(seconds, cpu_seconds)``, had to wait for the processor.
+
+    The kernel's count of involuntary switches is kept with each block, but does not decide: one of a few microseconds
+    does no harm.
+    """
+    waited = any(cpu_seconds < CPU_SHARE * seconds for seconds, cpu_seconds in blocks)
+    return {"preempted"} if waited else set()
+
+
+def momentary_flags(before: CpuUse, after: CpuUse, own_seconds: float) -> set[str]:
+    """What the system's counters say of a quad in which the workers used ``own_seconds`` of processor time."""
+    available = (after.seconds - before.seconds) * (os.cpu_count() or 1)
+    flags = set()
+    if _foreign(before, after, own_seconds) > QUAD_FOREIGN_SHARE * available:
+        flags.add("load")
+    if after.steal - before.steal > STEAL_SHARE * available:
+        flags.add("steal")
+    if after.throttled > before.throttled:
+        flags.add("throttled")
+    return flags
+
+
+@dataclass
+class Interference:
+    """Sums over the quads of a pair what others took of the machine, for what a single quad is too short to tell."""
+
+    available: float = 0.0
+    foreign: float = 0.0
+    steal: float = 0.0
+    throttled: int = 0
+    flags: set[str] = field(default_factory=set)
+
+    def add(self, before: CpuUse, after: CpuUse, own_seconds: float) -> None:
+        """Count a quad in."""
+        self.available += (after.seconds - before.seconds) * (os.cpu_count() or 1)
+        self.foreign += _foreign(before, after, own_seconds)
+        self.steal += after.steal - before.steal
+        self.throttled += after.throttled - before.throttled
+
+    def lasting_flags(self) -> tuple[str, ...]:
+        """What disturbed the pair as a whole, in words."""
+        told = sorted(self.flags)
+        if self.foreign > FOREIGN_SHARE * self.available:
+            told.append(f"other processes used {self.foreign / self.available:.0%} of the machine's CPU time")
+        if self.steal > STEAL_SHARE * self.available:
+            told.append(f"the hypervisor gave {self.steal / self.available:.0%} of the CPU time to others")
+        if self.throttled:
+            told.append(f"the processor was throttled {self.throttled} times for heat")
+        return tuple(told)
+
+
+def gpu_flags(own_processes: int) -> set[str]:
+    """Foreign processes on NVIDIA GPUs, and a GPU held back by heat, as ``nvidia-smi`` tells them.
+
+    ``own_processes`` are at most as many of those as it lists: their ids differ inside containers, their number not.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {"no nvidia-smi here: foreign GPU processes cannot be told"}
+    flags = set()
+    listed = _query(program, "--query-compute-apps=pid")
+    if len(listed) > own_processes:
+        flags.add(f"{len(listed) - own_processes} other processes used a GPU")
+    slowdowns = "clocks_throttle_reasons.hw_thermal_slowdown,clocks_throttle_reasons.sw_thermal_slowdown"
+    if any(" Active" in f" {line}" for line in _query(program, f"--query-gpu={slowdowns}")):
+        flags.add("a GPU was throttled for heat")
+    return flags
+
+
+def _query(program: str, query: str) -> list[str]:
+    told = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
+    return [line for line in told.stdout.splitlines() if line.strip()] if told.returncode == 0 else []
+
+
+def _foreign(before: CpuUse, after: CpuUse, own_seconds: float) -> float:
+    """Seconds of processor time that neither we nor the workers used."""
+    return max(0.0, (after.busy - before.busy) - (after.own - before.own) - own_seconds)
