@@ -117,6 +117,7 @@ class MeasureConfig(_Frozen):
     ``seconds`` bounds each of inference and training; ``block_seconds`` is the least length of a timed block.
     ``batch_sizes`` are swept, smallest first, in as many seconds again; running out of memory ends the sweep.
     ``probes`` asks for what only the live network can tell: kernels, feature maps, Grad-CAM, the time of each layer.
+    ``dtype`` is the precision of what is timed; left open, it is that of the run.
     """
 
     batch_size: Count = 128
@@ -125,6 +126,7 @@ class MeasureConfig(_Frozen):
     block_seconds: Positive = 0.05
     batch_sizes: tuple[Count, ...] = ()
     probes: bool = True
+    dtype: Literal["float32", "bfloat16"] | None = None
 
 
 class RunConfig(_Frozen):
@@ -190,6 +192,12 @@ class Plan(_Frozen):
     autocast: bool | None = None
     channels_last: bool | None = None
     compile: bool = False
+
+    @model_validator(mode="after")
+    def _target_is_looked_for(self) -> Self:
+        if self.target_top1 is not None and self.val_fraction == 0:
+            raise ValueError("target_top1 is looked for on val: it needs a val_fraction above 0")
+        return self
 
     @field_validator("models", "seeds")
     @classmethod

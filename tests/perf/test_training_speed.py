@@ -13,8 +13,9 @@ import zoo
 from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.transforms import Augmentation
-from bench.training.loop import fit, train_step
+from bench.training.loop import fit
 from bench.training.optim import create_optimizer
+from bench.training.step import train_step
 
 RECIPE = Recipe(optimizer="sgd", lr=0.01, weight_decay=5e-4, flip=True, crop_padding=4, batch_size=128)
 IMAGES = {"lenet5": 12_800, "simple_cnn": 3_840}

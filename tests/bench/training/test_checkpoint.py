@@ -1,7 +1,10 @@
+import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,8 +15,9 @@ from bench.training.checkpoint import STATE, WEIGHTS, Checkpoints
 
 ROOT = Path(__file__).parents[3]
 
+# Reads jobs and does each in a fork, so that a kill costs no new start of the interpreter.
 TRAIN = """
-import sys
+import dataclasses, json, os, sys
 import torch
 import zoo
 from pathlib import Path
@@ -23,10 +27,11 @@ from bench.data.sources import load_dataset
 from bench.data.transforms import Augmentation
 from bench.stages import hash_weights
 from bench.training.checkpoint import Checkpoints
-from bench.training.loop import evaluate, fit
+from bench.training.evaluation import evaluate
+from bench.training.loop import fit
 from bench.training.optim import create_optimizer
+from zoo.pretrained import head_names
 
-name, folder, optimizer = sys.argv[1:4]
 torch.set_num_threads(1)
 dataset = load_dataset("digits")
 images, labels = torch.tensor(dataset.train.images[:120]), torch.tensor(dataset.train.labels[:120])
@@ -37,43 +42,91 @@ class Told(BatchStream):
             print("step", epoch, index, flush=True)
             yield batch
 
-augmentation = Augmentation(flip=True, crop_padding=2)
-stream = Told(
-    images, labels, 20, Normalization.of(images), device=torch.device("cpu"), augmentation=augmentation
-)
-recipe = Recipe(optimizer=optimizer, lr=1e-3, warmup=0.2, clip_grad_norm=1.0)
-torch.manual_seed(0)
-model = zoo.create_model(name)
-checkpoints = Checkpoints(Path(folder), every_seconds=0.0)
-training = fit(
-    model, create_optimizer(model, recipe, 1e-3, 1e-2), stream, recipe, Budget(epochs=4),
-    evaluate_val=lambda: evaluate(model, stream, 10), checkpoints=checkpoints,
-)
-rows = [(row["epoch"], row["step"], row["train_loss"], row["train_top1"], row["val_loss"]) for row in training.history]
-print("end", hash_weights(model), training.step, rows, flush=True)
+def train(name, folder, recipe):
+    recipe = Recipe(lr=1e-3, weight_decay=1e-2, **recipe)
+    fields = [field.name for field in dataclasses.fields(Augmentation)]
+    augmentation = Augmentation(**{field: getattr(recipe, field) for field in fields})
+    stream = Told(
+        images, labels, 20, Normalization.of(images), device=torch.device("cpu"), augmentation=augmentation,
+        num_classes=10,
+    )
+    torch.manual_seed(0)
+    model = zoo.create_model(name)
+    training = fit(
+        model, create_optimizer(model, recipe, 1e-3, 1e-2), stream, recipe, Budget(epochs=6),
+        head=head_names(model), evaluate_val=lambda net: evaluate(net, stream, 10),
+        checkpoints=Checkpoints(Path(folder), every_seconds=0.0),
+    )
+    rows = [(row["epoch"], row["step"], row["train_loss"], row["val_loss"]) for row in training.history]
+    print("end", hash_weights(model), training.step, rows, flush=True)
+
+# What is imported late would be imported again by each fork.
+create_optimizer(zoo.create_model("lenet5"), Recipe(), 1e-3, 1e-2).zero_grad()
+from torchvision.transforms import v2
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        print("pid", os.getpid(), flush=True)
+        train(*json.loads(line))
+        os._exit(0)
+    os.waitpid(child, 0)
 """
 
+CASES = {
+    "lenet5": {"schedule": "one_cycle", "warmup": 0.3, "clip_grad_norm": 1.0},
+    "simple_cnn": {"optimizer": "adamw", "ema": 0.9, "mixup": 0.2, "drop_rate": 0.5},
+    "resnet20": {"optimizer": "adam", "schedule": "linear", "head_epochs": 1, "head_lr": 1e-2, "flip": "alternating"},
+    "mobilenet_v1_025": {"cutmix": 1.0, "cutout": 8, "crop_fill": "reflect", "label_smoothing": 0.1},
+    "lenet5_1998": {"schedule": "step", "randaugment": 1, "momentum": 0.0},
+}
+KILLS = 5
 
-def train(name, folder, optimizer="sgd", kill_after=None):
+
+@pytest.fixture(scope="module")
+def trainer():
+    command = [sys.executable, "-W", "ignore", "-c", TRAIN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """In memory where there is such a file system: a process that is killed is no power failure, fsync only costs."""
+    in_memory = Path("/dev/shm")
+    if not os.access(in_memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=in_memory) as name:
+        yield Path(name)
+
+
+def train(trainer, name, folder, kill_after=None):
     """Train in a process of its own; kill it after so many steps were begun. Returns its last words, or None."""
-    command = [sys.executable, "-W", "ignore", "-c", TRAIN, name, str(folder), optimizer]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        for begun, line in enumerate(process.stdout):
-            if line.startswith("end"):
-                return line
-            if kill_after is not None and begun >= kill_after:
-                process.kill()
-                return None
+    trainer.stdin.write(json.dumps([name, str(folder), CASES[name]]) + "\n")
+    trainer.stdin.flush()
+    # What a killed one had still to say comes first.
+    child = next(int(line.split()[1]) for line in trainer.stdout if line.startswith("pid"))
+    begun = 0
+    for line in trainer.stdout:
+        if line.startswith("end"):
+            return line
+        begun += 1
+        if begun == kill_after:
+            os.kill(child, signal.SIGKILL)
+            return None
     raise AssertionError("training failed")
 
 
-@pytest.mark.parametrize(("name", "optimizer"), [("simple_cnn", "sgd"), ("resnet20", "adamw")])
-def test_a_training_killed_at_random_steps_ends_as_if_it_never_was(tmp_path, name, optimizer):
-    whole = train(name, tmp_path / "whole", optimizer)
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("name", CASES)
+def test_a_training_killed_at_random_steps_ends_as_if_it_never_was(trainer, folder, name):
+    whole = train(trainer, name, folder / "whole")
     random.seed(name)
-    for _ in range(3):
-        assert train(name, tmp_path / "killed", optimizer, kill_after=random.randint(1, 6)) is None
-    assert train(name, tmp_path / "killed", optimizer) == whole
+    for _ in range(KILLS):
+        assert train(trainer, name, folder / "killed", kill_after=random.randint(2, 7)) is None
+    assert train(trainer, name, folder / "killed") == whole
 
 
 def make(folder):

@@ -10,8 +10,10 @@ from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.sources import load_dataset
 from bench.data.transforms import Augmentation
-from bench.training.loop import evaluate, fit, train_step, warm_up
+from bench.training.evaluation import evaluate
+from bench.training.loop import fit
 from bench.training.optim import create_optimizer
+from bench.training.step import train_step, warm_up
 
 CPU = torch.device("cpu")
 
@@ -46,7 +48,7 @@ def test_training_learns(digits):
 
 def test_history_counts_steps_images_and_epochs(digits):
     reported = []
-    _, training = train(digits, Budget(epochs=2), report=reported.append)
+    _, training = train(digits, Budget(epochs=2), report=lambda row, share: reported.append(row))
     assert [row["epoch"] for row in training.history] == [0, 1]
     assert [row["step"] for row in training.history] == [30, 60]
     assert [row["images_seen"] for row in training.history] == [1500, 3000]
@@ -74,7 +76,7 @@ def test_evaluation_during_training_does_not_change_it(digits):
         digits[0](),
         recipe,
         Budget(epochs=2),
-        evaluate_val=lambda: evaluate(net, digits[1], 10),
+        evaluate_val=lambda net: evaluate(net, digits[1], 10),
     )
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), net.state_dict().values(), strict=True))
     assert training.history[-1]["val_top1"] == evaluate(net, digits[1], 10).top1
@@ -83,7 +85,7 @@ def test_evaluation_during_training_does_not_change_it(digits):
 def test_seconds_are_the_trainings_own(digits):
     evaluations = []
 
-    def evaluate_slowly():
+    def evaluate_slowly(net):
         evaluations.append(None)
         return evaluate(net, digits[1], 10)
 
