@@ -75,22 +75,26 @@ class Worker:
         self._device: Any = None
 
     def start(self, device: str, threads: int) -> dict[str, Any]:
-        """Import torch and set the process up; the answer is its environment."""
+        """Import torch and set the process up; the answer is its environment. ``auto`` is the best device here."""
         import torch
 
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)  # hundreds of steps on one batch drive gradients down to where the CPU crawls
         self._device = torch.device(device)
+        torch.zeros(1, device=self._device)  # one that is not here fails now
         # A collection in the middle of a block would be that block's bad luck; `drop` collects.
         gc.disable()
-        versions = {name: _version(name) for name in COMPARED_PACKAGES}
+        on_cuda = self._device.type == "cuda"
         return {
-            "python": platform.python_version(),
-            **versions,
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda if self._device.type == "cuda" else None,
-            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else self._device.type,
+            "device": device,
+            "processor": torch.cuda.get_device_name(self._device) if on_cuda else platform.machine(),
             "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            **{name: _version(name) for name in COMPARED_PACKAGES},
+            "torch": torch.__version__,  # tells builds apart
+            "cuda": torch.version.cuda if on_cuda else None,
         }
 
     def resolve(self, root: str | None, patterns: list[str]) -> dict[str, Any]:

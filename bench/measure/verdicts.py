@@ -77,6 +77,7 @@ def judge(
     *,
     alpha: float,
     tolerance: float,
+    family: int | None = None,
 ) -> dict[str, Judgement]:
     """One look at the models of a call.
 
@@ -85,12 +86,14 @@ def judge(
         settled: the verdicts of earlier looks.
         alpha: this look's share of the error allowed.
         tolerance: a change that certainly is below this share counts as none.
+        family: how many models the call has in all, where some of them could not be timed.
 
     Returns:
         The judgement of each model that was not settled before.
     """
     p_values = {name: _p_value(settled.get(name), evidence) for name, evidence in witnesses.items()}
-    steps = holm(p_values, alpha)
+    untimed = max(0, (family or 0) - len(p_values))
+    steps = holm(p_values | {f"(not timed {number})": 1.0 for number in range(untimed)}, alpha)
     return {
         name: _judge_one(evidence, steps[name].level, steps[name].rejected, tolerance)
         for name, evidence in witnesses.items()

@@ -1,0 +1,131 @@
+"""Rounds of fresh processes, one pair of each model a round, until every verdict is settled or the budget is over.
+
+Starting a process costs seconds, most of them the import of torch, so all models of a call share the processes of a
+round, one after another. Nothing else is started while a block is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bench.measure.duet import Duet, Lane, PairSample, Setting, WorkerError, measure_pair
+from bench.measure.paired import estimate_log_ratio
+from bench.measure.verdicts import ALPHA, LAST_SHARE, LOOKS, Judgement, Verdict, Witnesses, judge
+
+PLANNED_PAIRS = 8
+MIN_PAIR_SECONDS = 1.0
+"""Building and warming up included; below it a pair holds too few quads."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One model to be timed on both sides: base's lane and head's."""
+
+    name: str
+    lanes: tuple[Lane, Lane]
+    batch_size: int
+
+
+@dataclass
+class Timing:
+    """What was measured of a contest, and what it came to.
+
+    ``seconds`` are all that it cost, its share of starting processes included. ``failure`` says why there is nothing.
+    """
+
+    contest: Contest
+    with_cpu: bool
+    pairs: list[PairSample] = field(default_factory=list)
+    seconds: float = 0.0
+    judgement: Judgement | None = None
+    failure: str | None = None
+
+    @property
+    def witnesses(self) -> Witnesses | None:
+        """The estimates so far, None before the first pair."""
+        return create_witnesses(self.pairs, self.with_cpu) if self.pairs else None
+
+
+def create_witnesses(pairs: Sequence[PairSample], with_cpu: bool) -> Witnesses:
+    """The estimates of wall time and, on request, of process CPU time over the same quads."""
+    wall = estimate_log_ratio([pair.log_ratios() for pair in pairs])
+    return Witnesses(wall, estimate_log_ratio([pair.log_ratios("cpu_seconds") for pair in pairs]) if with_cpu else None)
+
+
+def measure_rounds(
+    contests: Sequence[Contest],
+    setting: Setting,
+    *,
+    budget_seconds: float,
+    tolerance: float,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Timing]:
+    """Time all contests in turn and judge them together.
+
+    Args:
+        contests: one for each model.
+        setting: device, threads and task of all of them.
+        budget_seconds: for each contest; a verdict that is settled earlier ends it earlier.
+        tolerance: the change, as a share, that counts as none.
+        tell: is told how it goes, a line at a time.
+    """
+    timings = [Timing(contest, setting.has_cpu_witness) for contest in contests]
+    settled: dict[str, Verdict] = {}
+    start_seconds = 0.0
+    for number in range(PLANNED_PAIRS):
+        rest = [timing for timing in timings if timing.failure is None and timing.contest.name not in settled]
+        rest = [timing for timing in rest if timing.seconds + start_seconds + MIN_PAIR_SECONDS <= budget_seconds]
+        if not rest:
+            break
+        tell(f"round {number + 1} of at most {PLANNED_PAIRS}: {len(rest)} of {len(timings)} models")
+        start_seconds = _measure_round(rest, setting, budget_seconds, number, tell)
+        if number + 1 in LOOKS:
+            _look(timings, settled, LOOKS[number + 1] * ALPHA, tolerance)
+    _look(timings, settled, LAST_SHARE * ALPHA, tolerance, last=True)
+    return timings
+
+
+def _measure_round(
+    timings: Sequence[Timing], setting: Setting, budget_seconds: float, number: int, tell: Callable[[str], None]
+) -> float:
+    """One pair of each; the seconds of starting processes that each of them bore."""
+    queue, bearers, start_seconds = list(timings), len(timings), 0.0
+    interpreters = [lane.interpreter for timing in timings for lane in timing.contest.lanes]
+    while queue:  # once, unless a process dies or a model fails in it
+        with Duet(interpreters, setting) as duet:
+            share = duet.start_seconds / bearers
+            start_seconds += share
+            for timing in timings:
+                timing.seconds += share
+            while queue:
+                timing = queue.pop(0)
+                left = PLANNED_PAIRS - number
+                seconds = (budget_seconds - timing.seconds - (left - 1) * share) / left
+                contest = timing.contest
+                try:
+                    pair = measure_pair(
+                        duet, contest.lanes, contest.batch_size, max(seconds, MIN_PAIR_SECONDS), seed=number
+                    )
+                except WorkerError as error:
+                    timing.failure = str(error)
+                    tell(f"{contest.name}: cannot be timed: {error}")
+                    break
+                timing.pairs.append(pair)
+                timing.seconds += pair.seconds
+                tell(f"{contest.name}: pair {len(timing.pairs)}, {len(pair.quads)} quads, {pair.disturbed} disturbed")
+    return start_seconds
+
+
+def _look(
+    timings: Sequence[Timing], settled: dict[str, Verdict], alpha: float, tolerance: float, last: bool = False
+) -> None:
+    """Judge what is not settled; settle what has a verdict."""
+    witnesses = {timing.contest.name: timing.witnesses for timing in timings if timing.failure is None}
+    known = {name: evidence for name, evidence in witnesses.items() if evidence is not None}
+    judgements = judge(known, settled, alpha=alpha, tolerance=tolerance, family=len(timings))
+    for timing in timings:
+        judgement = judgements.get(timing.contest.name)
+        if judgement is not None and (last or judgement.verdict is not Verdict.INCONCLUSIVE):
+            timing.judgement = judgement
+            settled[timing.contest.name] = judgement.verdict
