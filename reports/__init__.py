@@ -21,6 +21,7 @@ _WHERE = {
     "reports.report": ("write_report",),
     "reports.architecture": ("write_architecture_report",),
     "reports.export": ("export_runs",),
+    "reports.history": ("load_points", "find_steps", "plot_history"),
     "reports.verify": ("verify_page",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}

@@ -32,6 +32,20 @@ def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float
     return mean, mean - half, mean + half
 
 
+def welch_interval(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """Mean of b − mean of a, and the ends of Welch's t-interval; the ends are NaN with fewer than two values a side."""
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    difference = float(y.mean() - x.mean())
+    if min(len(x), len(y)) < 2:
+        return difference, math.nan, math.nan
+    errors = np.array([x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)])
+    if errors.sum() == 0:
+        return difference, difference, difference
+    degrees = errors.sum() ** 2 / (errors[0] ** 2 / (len(x) - 1) + errors[1] ** 2 / (len(y) - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, degrees) * math.sqrt(errors.sum()))
+    return difference, difference - half, difference + half
+
+
 def holm(p: ArrayLike) -> NDArray[np.float64]:
     """P-values adjusted for their number by Holm's step-down method (Holm 1979), in the order given."""
     p = np.asarray(p, dtype=float)
