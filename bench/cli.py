@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from bench import cli_measure
 from bench.errors import ConfigError, UserError
 
 INTERRUPTED = 130
@@ -208,6 +209,10 @@ def export(
     check_exists(results)
     for path in export_runs(results, out, [each.value for each in formats]) if formats else export_runs(results, out):
         print(path)
+
+
+app.command()(cli_measure.throughput)
+app.command()(cli_measure.history)
 
 
 @app.command()

@@ -42,7 +42,7 @@ class LocalExecutor:
                 stderr=stderr,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, **_thread_settings(job.config.threads)},
+                env={**os.environ, **thread_settings(job.config.threads)},
                 start_new_session=True,  # Ctrl-C comes to us alone; we then end the process
             )
             assert process.stdin is not None
@@ -78,7 +78,7 @@ class LocalExecutor:
         return record
 
 
-def _thread_settings(threads: int) -> dict[str, str]:
+def thread_settings(threads: int) -> dict[str, str]:
     """The environment of a process that computes with so many threads.
 
     OpenMP's threads spin while they wait for one another. Where another program holds one of the cores, the spinning

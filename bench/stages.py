@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -26,14 +25,12 @@ if TYPE_CHECKING:
 
     from bench.data.augment import BatchStream
     from bench.data.sources import Dataset
-    from bench.measure.throughput import Throughput
     from bench.training.checkpoint import Checkpoints
     from zoo.pretrained import Preprocessing
 
 EVALUATION_BATCH_SIZE = 500
 PROBE_IMAGES = 32
 PROBE_REPEATS = 3
-PEAK_SIDE, PEAK_SECONDS = 1024, 0.5
 Emit = Callable[[dict[str, Any]], None]
 
 
@@ -106,7 +103,7 @@ class Run:
         if not self._train(model, streams, len(dataset.classes)):
             return "diverged"
         self._test(model, streams, len(dataset.classes))
-        self._measure(model, len(dataset.classes))
+        self._measure(model)
         self._measure_memory()
         if config.measure.probes:
             self._probe(model, dataset)
@@ -242,83 +239,20 @@ class Run:
         }
         self.samples |= {"test_confusion": evaluation.confusion, "test_calibration": evaluation.calibration}
 
-    def _measure(self, model: nn.Module, num_classes: int) -> None:
-        import torch
+    def _measure(self, model: nn.Module) -> None:
+        from bench.speed import Setting, Speed, measure_speed
 
-        from bench.measure.throughput import measure_peak_macs, measure_throughput
-        from bench.training.loop import synchronize, train_step
-        from bench.training.optim import create_optimizer
-
-        config, batch_size = self.config, self.config.measure.batch_size
-        images = self._random_images(batch_size)
-        targets = torch.randint(num_classes, (batch_size,), device=self.device)
-        model.eval()
-
-        def infer() -> object:
-            with self._inference():
-                return model(images)
-
-        # Training changes weights and statistics: it is timed on a copy, with steps too small to overflow.
-        trained = copy.deepcopy(model).train()
-        optimizer = create_optimizer(trained, config.recipe, 1e-6, 0.0)
-
-        def train() -> object:
-            return train_step(trained, optimizer, images, targets, config.recipe, config.autocast)
-
-        side = PEAK_SIDE
-        left, right = (torch.randn(side, side, device=self.device) for _ in range(2))
-
-        def product() -> object:
-            with self._inference():
-                return left @ right
-
-        with self._phase("measure_peak"):
-            self.environment["peak_macs_per_s"] = measure_peak_macs(
-                product, side**3, PEAK_SECONDS, lambda: synchronize(self.device)
-            )
-        for phase, prefix, step in (("infer", "", infer), ("train", "train_", train)):
-            with self._phase(f"measure_{phase}"):
-                measured = measure_throughput(step, batch_size, config.measure, lambda: synchronize(self.device))
-            self._keep(phase, prefix, measured)
-        if config.measure.batch_sizes:
-            with self._phase("measure_batches"):
-                self._sweep(model)
-
-    def _sweep(self, model: nn.Module) -> None:
-        """Inference throughput by batch size; running out of memory ends the sweep, and is told."""
-        import torch
-
-        from bench.measure.throughput import measure_throughput
-        from bench.training.loop import synchronize
-
-        config, rows = self.config, []
-        each = config.measure.model_copy(update={"seconds": config.measure.seconds / len(config.measure.batch_sizes)})
-        for batch_size in sorted(config.measure.batch_sizes):
-            try:
-                images = self._random_images(batch_size)
-
-                def infer(images: torch.Tensor = images) -> object:
-                    with self._inference():
-                        return model(images)
-
-                measured = measure_throughput(infer, batch_size, each, lambda: synchronize(self.device))
-            except torch.OutOfMemoryError as error:
-                message = f"batch size {batch_size} does not fit: {str(error).splitlines()[0]}"
-                self.flags.append(Flag(kind="out_of_memory", phase="measure_batches", message=message))
-                break
-            rows.append([float(batch_size), measured.img_per_s])
-        self.samples["throughput_by_batch"] = rows
-
-    def _keep(self, phase: str, prefix: str, measured: Throughput) -> None:
-        key = f"{prefix}throughput_img_per_s"
-        self.metrics |= {key: measured.img_per_s, f"{key}_low": measured.low, f"{key}_high": measured.high}
-        self.metrics |= {f"{prefix}throughput_reached_precision": measured.reached_precision}
-        self.samples[f"{phase}_block_seconds"] = measured.block_seconds
-        self.metrics[f"{prefix}throughput_steps_per_block"] = measured.steps_per_block
-        self.metrics["throughput_batch_size"] = measured.batch_size
-        if not measured.has_interval:
-            message = f"only {len(measured.block_seconds)} blocks fitted: the interval is their range"
-            self.flags.append(Flag(kind="few_blocks", phase=f"measure_{phase}", message=message))
+        config = self.config
+        setting = Setting(
+            device=self.device,
+            input_size=self.input_size,
+            channels_last=config.channels_last,
+            autocast=config.autocast,
+            dtype=config.measure.dtype,
+            compile=config.compile,
+        )
+        found = Speed(self.metrics, self.samples, self.environment, self.flags)
+        measure_speed(model, setting, config.measure, config.recipe, found, self._phase)
 
     def _measure_memory(self) -> None:
         """On CUDA the most that tensors held; on a CPU the most that the whole process held, data set included."""
@@ -354,21 +288,6 @@ class Run:
                 self.flags.append(Flag(kind="no_probes", phase="probe", message=f"{type(error).__name__}: {error}"))
             else:
                 save_probes(arrays, beside + PROBES_SUFFIX)
-
-    def _random_images(self, count: int) -> torch.Tensor:
-        """Images ``count×3×S×S`` as the network takes them; their content does not matter to speed."""
-        import torch
-
-        images = torch.randn(count, 3, self.input_size, self.input_size, device=self.device)
-        return images.to(memory_format=self._memory_format())
-
-    @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Without gradients, in the precision of the run."""
-        import torch
-
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
-            yield
 
     def _memory_format(self) -> torch.memory_format:
         import torch

@@ -39,10 +39,14 @@ SHOWN = (
     "macs",
     "throughput_img_per_s",
     "train_throughput_img_per_s",
+    "latency_p50_ms",
     "peak_memory_bytes",
     "train_seconds",
 )
 """The metrics that a leaderboard shows to people, in this order."""
+
+_LEAST_WIDTH = {"peak_memory_bytes": 105, "train_seconds": 105, "latency_p50_ms": 116}
+"""Terminals narrower than this do without the metric."""
 
 LEADERBOARD_COLUMNS: dict[str, str] = {
     "setting": "what the compared runs share: data, recipe, budget, device",
@@ -168,8 +172,9 @@ def render_leaderboard(df: pd.DataFrame, width: int | None = None) -> Table:
     from rich.text import Text
 
     table = df if "rank" in df else leaderboard(df)
-    wide = (width or shutil.get_terminal_size().columns) >= 105
-    metrics = [m for m in shown_metrics(table) if wide or m.key not in ("peak_memory_bytes", "train_seconds")]
+    columns = width or shutil.get_terminal_size().columns
+    wide = columns >= 105
+    metrics = [m for m in shown_metrics(table) if columns >= _LEAST_WIDTH.get(m.key, 0)]
     header, _ = _cells(table, metrics)
     seeds = 2 + len(metrics)
     rendered = Table(title="Leaderboard", caption=_note(table), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

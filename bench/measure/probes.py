@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bench.measure.clock import synchronize
+
 Arrays = dict[str, NDArray[np.generic]]
 
 KERNELS, MAPS, CHANNELS, IMAGES = 64, 4, 8, 4
@@ -165,11 +167,11 @@ def _layer_times(model: nn.Module, ready: Tensor, repeats: int) -> Arrays:
 
     def register(name: str, module: nn.Module) -> None:
         def enter(module: nn.Module, args: object) -> None:
-            _synchronize(ready.device)
+            synchronize(ready.device)
             started[name] = time.perf_counter()
 
         def leave(module: nn.Module, args: object, output: object) -> None:
-            _synchronize(ready.device)
+            synchronize(ready.device)
             taken.setdefault(name, []).append(time.perf_counter() - started[name])
 
         handles.append(module.register_forward_pre_hook(enter))
@@ -189,10 +191,3 @@ def _layer_times(model: nn.Module, ready: Tensor, repeats: int) -> Arrays:
             handle.remove()
     seconds = [statistics.median(taken[name]) * warm[name] for name in taken]
     return {"layer_names": np.array(list(taken)), "layer_seconds": np.array(seconds)}
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
