@@ -12,7 +12,6 @@ import math
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from typing import Any, Literal, Self
 
 from bench.environment import CpuUse
 from bench.errors import UserError
-from bench.measure.interference import Interference, gpu_flags, momentary_flags, preemption_flags
+from bench.measure.interference import Interference, Notice, gpu_notices, momentary_flags, preemption_flags
 
 WORKER = Path(__file__).with_name("duet_worker.py")
 BLOCK_SECONDS = 0.03
@@ -104,13 +103,16 @@ class Quad:
 
 @dataclass(frozen=True)
 class PairSample:
-    """One pair of fresh lanes: its quads, the steps of a block, and the seconds that it took, start apart."""
+    """One pair of fresh lanes: its quads, the steps of a block, and the seconds that it took, start apart.
+
+    ``notices`` say what disturbed it as a whole.
+    """
 
     quads: tuple[Quad, ...]
     steps: int
     step_seconds: tuple[float, ...]
     seconds: float
-    flags: tuple[str, ...]
+    notices: tuple[Notice, ...]
 
     @property
     def disturbed(self) -> int:
@@ -319,11 +321,7 @@ def measure_pair(
                 quads.append(stage.measure_quad((steps, steps), QUAD_ORDERS[(sitting + number) % 2], interference))
                 sitting += 1
     assert steps is not None
+    notices = interference.notices()
     if duet.setting.device.startswith("cuda"):
-        interference.flags |= gpu_flags(own_processes=len({lane.interpreter for lane in lanes}))
-    return PairSample(tuple(quads), steps, step_seconds, time.monotonic() - begun, interference.lasting_flags())
-
-
-def own_interpreter() -> str:
-    """The interpreter that runs zoobench."""
-    return sys.executable
+        notices += gpu_notices(own_processes=len({lane.interpreter for lane in lanes}))
+    return PairSample(tuple(quads), steps, step_seconds, time.monotonic() - begun, tuple(notices))

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.environment import FOREIGN_SHARE, STEAL_SHARE, CpuUse
 
@@ -39,6 +39,14 @@ def momentary_flags(before: CpuUse, after: CpuUse, own_seconds: float) -> set[st
     return flags
 
 
+@dataclass(frozen=True)
+class Notice:
+    """What disturbed a pair as a whole: its kind, and how much of it in words."""
+
+    kind: str
+    message: str
+
+
 @dataclass
 class Interference:
     """Sums over the quads of a pair what others took of the machine, for what a single quad is too short to tell."""
@@ -47,7 +55,6 @@ class Interference:
     foreign: float = 0.0
     steal: float = 0.0
     throttled: int = 0
-    flags: set[str] = field(default_factory=set)
 
     def add(self, before: CpuUse, after: CpuUse, own_seconds: float) -> None:
         """Count a quad in."""
@@ -56,34 +63,36 @@ class Interference:
         self.steal += after.steal - before.steal
         self.throttled += after.throttled - before.throttled
 
-    def lasting_flags(self) -> tuple[str, ...]:
-        """What disturbed the pair as a whole, in words."""
-        told = sorted(self.flags)
+    def notices(self) -> list[Notice]:
+        """What disturbed the pair as a whole."""
+        told = []
         if self.foreign > FOREIGN_SHARE * self.available:
-            told.append(f"other processes used {self.foreign / self.available:.0%} of the machine's CPU time")
+            share = self.foreign / self.available
+            told.append(Notice("load", f"other processes used {share:.0%} of the machine's CPU time"))
         if self.steal > STEAL_SHARE * self.available:
-            told.append(f"the hypervisor gave {self.steal / self.available:.0%} of the CPU time to others")
+            share = self.steal / self.available
+            told.append(Notice("steal", f"the hypervisor gave {share:.0%} of the CPU time to others"))
         if self.throttled:
-            told.append(f"the processor was throttled {self.throttled} times for heat")
-        return tuple(told)
+            told.append(Notice("throttled", f"the processor was throttled {self.throttled} times for heat"))
+        return told
 
 
-def gpu_flags(own_processes: int) -> set[str]:
+def gpu_notices(own_processes: int) -> list[Notice]:
     """Foreign processes on NVIDIA GPUs, and a GPU held back by heat, as ``nvidia-smi`` tells them.
 
     ``own_processes`` are at most as many of those as it lists: their ids differ inside containers, their number not.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
-        return {"no nvidia-smi here: foreign GPU processes cannot be told"}
-    flags = set()
+        return [Notice("gpu unknown", "without nvidia-smi other processes on the GPU cannot be told")]
+    told = []
     listed = _query(program, "--query-compute-apps=pid")
     if len(listed) > own_processes:
-        flags.add(f"{len(listed) - own_processes} other processes used a GPU")
+        told.append(Notice("gpu load", f"{len(listed) - own_processes} other processes used a GPU"))
     slowdowns = "clocks_throttle_reasons.hw_thermal_slowdown,clocks_throttle_reasons.sw_thermal_slowdown"
-    if any(" Active" in f" {line}" for line in _query(program, f"--query-gpu={slowdowns}")):
-        flags.add("a GPU was throttled for heat")
-    return flags
+    if any("Active" in line.replace("Not Active", "") for line in _query(program, f"--query-gpu={slowdowns}")):
+        told.append(Notice("gpu throttled", "a GPU was throttled for heat"))
+    return told
 
 
 def _query(program: str, query: str) -> list[str]:

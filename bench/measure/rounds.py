@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from bench.measure.duet import Duet, Lane, PairSample, Setting, WorkerError, measure_pair
 from bench.measure.paired import estimate_log_ratio
-from bench.measure.verdicts import ALPHA, LAST_SHARE, LOOKS, Judgement, Verdict, Witnesses, judge
+from bench.measure.verdicts import Judgement, Jury, Witnesses
 
 PLANNED_PAIRS = 8
 MIN_PAIR_SECONDS = 1.0
@@ -71,18 +71,19 @@ def measure_rounds(
         tell: is told how it goes, a line at a time.
     """
     timings = [Timing(contest, setting.has_cpu_witness) for contest in contests]
-    settled: dict[str, Verdict] = {}
+    jury = Jury(len(timings), tolerance)
     start_seconds = 0.0
     for number in range(PLANNED_PAIRS):
-        rest = [timing for timing in timings if timing.failure is None and timing.contest.name not in settled]
+        rest = [timing for timing in timings if timing.failure is None and timing.contest.name not in jury.settled]
         rest = [timing for timing in rest if timing.seconds + start_seconds + MIN_PAIR_SECONDS <= budget_seconds]
         if not rest:
             break
         tell(f"round {number + 1} of at most {PLANNED_PAIRS}: {len(rest)} of {len(timings)} models")
         start_seconds = _measure_round(rest, setting, budget_seconds, number, tell)
-        if number + 1 in LOOKS:
-            _look(timings, settled, LOOKS[number + 1] * ALPHA, tolerance)
-    _look(timings, settled, LAST_SHARE * ALPHA, tolerance, last=True)
+        jury.look(number + 1, _evidence(timings))
+    jury.look_last(_evidence(timings))
+    for timing in timings:
+        timing.judgement = jury.settled.get(timing.contest.name)
     return timings
 
 
@@ -117,15 +118,7 @@ def _measure_round(
     return start_seconds
 
 
-def _look(
-    timings: Sequence[Timing], settled: dict[str, Verdict], alpha: float, tolerance: float, last: bool = False
-) -> None:
-    """Judge what is not settled; settle what has a verdict."""
-    witnesses = {timing.contest.name: timing.witnesses for timing in timings if timing.failure is None}
-    known = {name: evidence for name, evidence in witnesses.items() if evidence is not None}
-    judgements = judge(known, settled, alpha=alpha, tolerance=tolerance, family=len(timings))
-    for timing in timings:
-        judgement = judgements.get(timing.contest.name)
-        if judgement is not None and (last or judgement.verdict is not Verdict.INCONCLUSIVE):
-            timing.judgement = judgement
-            settled[timing.contest.name] = judgement.verdict
+def _evidence(timings: Sequence[Timing]) -> dict[str, Witnesses]:
+    """The estimates of all that could be timed so far."""
+    estimates = {timing.contest.name: timing.witnesses for timing in timings if timing.failure is None}
+    return {name: witnesses for name, witnesses in estimates.items() if witnesses is not None}

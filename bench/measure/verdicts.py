@@ -71,6 +71,32 @@ class Judgement:
     reason: str
 
 
+class Jury:
+    """Judges the models of a call at every look, and keeps what is settled.
+
+    ``family`` is how many models the call has, those included that cannot be timed.
+    """
+
+    def __init__(self, family: int, tolerance: float) -> None:
+        self.settled: dict[str, Judgement] = {}
+        self._family = family
+        self._tolerance = tolerance
+
+    def look(self, pairs: int, witnesses: Mapping[str, Witnesses]) -> None:
+        """Settle what can be settled after so many pairs, if that is one of `LOOKS`."""
+        if pairs in LOOKS:
+            judged = self._judge(witnesses, LOOKS[pairs])
+            self.settled |= {name: each for name, each in judged.items() if each.verdict is not Verdict.INCONCLUSIVE}
+
+    def look_last(self, witnesses: Mapping[str, Witnesses]) -> None:
+        """Settle all."""
+        self.settled |= self._judge(witnesses, LAST_SHARE)
+
+    def _judge(self, witnesses: Mapping[str, Witnesses], share: float) -> dict[str, Judgement]:
+        verdicts = {name: judgement.verdict for name, judgement in self.settled.items()}
+        return judge(witnesses, verdicts, alpha=share * ALPHA, tolerance=self._tolerance, family=self._family)
+
+
 def judge(
     witnesses: Mapping[str, Witnesses],
     settled: Mapping[str, Verdict],
