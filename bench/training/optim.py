@@ -40,9 +40,10 @@ def create_optimizer(model: nn.Module, recipe: Recipe, lr: float, decay: float) 
     if recipe.optimizer != "sgd":
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
         return kind(groups, lr=lr, fused=True)
-    return torch.optim.SGD(
-        groups, lr=lr, momentum=recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0, fused=True
-    )
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    # Fused SGD wants a momentum of each parameter or of none; after a head trained alone only the head has one.
+    fused = recipe.head_epochs == 0
+    return torch.optim.SGD(groups, lr=lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
 def lr_factor(recipe: Recipe, progress: float) -> float:

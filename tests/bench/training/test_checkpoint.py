@@ -108,11 +108,9 @@ def train(trainer, name, folder, kill_after=None):
     trainer.stdin.flush()
     # What a killed one had still to say comes first.
     child = next(int(line.split()[1]) for line in trainer.stdout if line.startswith("pid"))
-    begun = 0
-    for line in trainer.stdout:
+    for begun, line in enumerate(trainer.stdout, 1):
         if line.startswith("end"):
             return line
-        begun += 1
         if begun == kill_after:
             os.kill(child, signal.SIGKILL)
             return None

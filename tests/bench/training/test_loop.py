@@ -14,6 +14,7 @@ from bench.training.evaluation import evaluate
 from bench.training.loop import fit
 from bench.training.optim import create_optimizer
 from bench.training.step import train_step, warm_up
+from zoo.pretrained import head_names
 
 CPU = torch.device("cpu")
 
@@ -153,6 +154,94 @@ def test_label_smoothing_is_the_mixture_with_the_uniform():
     assert loss == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_averaged_weights_are_the_exponential_mean_of_the_trajectory(digits):
+    torch.manual_seed(0)
+    net = zoo.create_model("lenet5")
+    recipe = Recipe(optimizer="adamw", lr=2e-3, ema=0.9)
+    trajectory = []
+
+    class Watched(BatchStream):
+        """Notes the weights before each step."""
+
+        def epoch(self, epoch, start=0):
+            for batch in super().epoch(epoch, start):
+                trajectory.append(net.fc3.weight.detach().clone())
+                yield batch
+            trajectory.append(net.fc3.weight.detach().clone())
+
+    dataset = load_dataset("digits")
+    images, labels = torch.tensor(dataset.train.images[:250]), torch.tensor(dataset.train.labels[:250])
+    stream = Watched(images, labels, 50, Normalization.of(images), device=CPU)
+    fit(net, create_optimizer(net, recipe, 2e-3, 0.0), stream, recipe, Budget(epochs=1))
+    after_each_step = trajectory[2:]  # the first is the warm-up's, the second is before the first step
+    assert len(after_each_step) == 5
+    expected = after_each_step[0]
+    for weights in after_each_step[1:]:
+        expected = 0.9 * expected + 0.1 * weights
+    assert torch.allclose(net.fc3.weight, expected, atol=1e-7)
+    assert not torch.allclose(net.fc3.weight, after_each_step[-1], atol=1e-5)
+
+
+def test_what_is_evaluated_is_what_is_kept(digits):
+    recipe = Recipe(optimizer="adamw", lr=2e-3, ema=0.95)
+    net, training = train(
+        digits, Budget(epochs=2), "simple_cnn", recipe, evaluate_val=lambda net: evaluate(net, digits[1], 10)
+    )
+    assert evaluate(net, digits[1], 10).top1 == training.history[-1]["val_top1"]
+
+
+def test_a_frozen_backbone_does_not_move_while_the_head_trains_alone_and_moves_after(digits):
+    moved = []
+    torch.manual_seed(0)
+    net = zoo.create_model("resnet20")
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+
+    def look(net):
+        changed = {key for key, value in net.state_dict().items() if not torch.equal(value, start[key])}
+        moved.append(changed)
+        return evaluate(net, digits[1], 10)
+
+    recipe = Recipe(lr=0.01, weight_decay=0.1, head_epochs=2, head_lr=0.1)
+    training = fit(
+        net,
+        create_optimizer(net, recipe, 0.01, 0.1),
+        digits[0](),
+        recipe,
+        Budget(epochs=3),
+        head=head_names(net),
+        evaluate_val=look,
+    )
+    # Neither weights nor batch-norm statistics of the backbone, nor weight decay on them.
+    assert moved[0] == moved[1] == {"fc.weight", "fc.bias"}
+    assert moved[2] == set(start)
+    assert [row["lr"] for row in training.history[:2]] == [0.1, 0.1]
+    # The schedule begins when everything trains.
+    first_share = (1 + math.cos(math.pi * 29 / 30)) / 2
+    assert training.history[2]["lr"] == pytest.approx(0.01 * first_share, rel=0.2)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_a_budget_in_macs_is_that_many_steps(digits):
+    macs = 1000
+    _, training = train(digits, Budget(macs=3 * macs * 50 * 37.5), macs=macs)
+    assert training.status == "completed"
+    assert training.step == 37
+    assert [row["step"] for row in training.history] == [30, 37]
+
+
+def test_the_target_is_noted_when_it_is_first_reached(digits):
+    evaluate_val = {"evaluate_val": lambda net: evaluate(net, digits[1], 10)}
+    _, training = train(digits, Budget(epochs=3), **evaluate_val)
+    seen = [row["val_top1"] for row in training.history]
+    target = sorted(seen)[1]
+    first = next(row for row in training.history if row["val_top1"] >= target)
+    _, training = train(digits, Budget(epochs=3), **evaluate_val, target_top1=target)
+    assert training.target_step == first["step"]
+    assert 0 < training.target_seconds <= training.seconds
+    _, training = train(digits, Budget(epochs=1), **evaluate_val, target_top1=0.999)
+    assert (training.target_step, training.target_seconds) == (None, None)
+
+
 def test_clipping_bounds_the_norm_of_the_step():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
@@ -203,6 +292,46 @@ def test_evaluation_equals_its_definitions():
     assert float((bins[:, 0] * bins[:, 2]).sum() / 200) == pytest.approx(float(confidence.mean()), rel=1e-5)
     last = confidence >= 14 / 15
     assert bins[14, 2] == last.sum()
+
+
+class Reads(nn.Module):
+    """Two classes: how bright the left half of the image is, and how bright the right half is."""
+
+    def forward(self, x):
+        return torch.stack([x[..., :2].mean((1, 2, 3)), x[..., 2:].mean((1, 2, 3))], dim=1)
+
+
+class OneImage:
+    def in_order(self):
+        yield torch.tensor([[[[4.0, 4.0, 1.0, 1.0]]]]), torch.tensor([0])
+
+
+def test_test_flip_averages_the_logits_of_the_mirrored_image():
+    plain, flipped = (evaluate(Reads(), OneImage(), 2, test_flip=flip) for flip in (False, True))
+    assert plain.loss == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
+    assert flipped.loss == pytest.approx(math.log(2), rel=1e-5)  # 2.5 against 2.5
+
+
+class Maps(nn.Module):
+    """A segmentation network that says what the pixels are."""
+
+    def forward(self, x):
+        return {"out": torch.stack([1 - x[:, 0], x[:, 0]], dim=1), "aux": None}
+
+
+class Canvases:
+    def in_order(self):
+        images = torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]])
+        yield images, torch.tensor([[[0, 1], [1, 0]]])
+        yield images, torch.tensor([[[0, 1], [1, 1]]])
+
+
+@pytest.mark.parametrize("test_flip", [False, True])
+def test_dense_labels_are_evaluated_pixel_by_pixel(test_flip):
+    result = evaluate(Maps(), Canvases(), 2, test_flip=test_flip)
+    assert result.confusion == [[2, 1], [0, 5]]
+    assert result.top1 == 7 / 8
+    assert result.miou == pytest.approx((2 / 3 + 5 / 6) / 2)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")

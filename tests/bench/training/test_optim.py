@@ -23,7 +23,34 @@ def test_cosine_values():
     assert lr_factor(Recipe(schedule="cosine"), 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
 
 
-@given(st.sampled_from(["cosine", "constant"]), st.floats(0, 0.9), st.floats(0, 1))
+def test_triangle_rises_and_falls_to_nothing():
+    recipe = Recipe(schedule="linear", warmup=0.2)
+    expected = {0.0: 0.0, 0.1: 0.5, 0.2: 1.0, 0.6: 0.5, 1.0: 0.0}
+    assert {progress: lr_factor(recipe, progress) for progress in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_steps_come_at_their_shares_of_the_budget():
+    recipe = Recipe(schedule="step", warmup=0.1, steps=(0.5, 0.75), step_factor=0.1)
+    progress = (0.05, 0.1, 0.49, 0.5, 0.74, 0.75, 1.0)
+    expected = (0.5, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01)
+    assert [lr_factor(recipe, each) for each in progress] == pytest.approx(expected)
+
+
+def test_one_cycle_is_torchs_own():
+    steps, warmup = 100, 0.3
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=steps + 1, pct_start=31 / 101, anneal_strategy="linear", cycle_momentum=False
+    )
+    recipe = Recipe(schedule="one_cycle", warmup=warmup)
+    for step in range(steps + 1):
+        assert lr_factor(recipe, step / steps) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9), step
+        optimizer.step()
+        if step < steps:
+            theirs.step()
+
+
+@given(st.sampled_from(["cosine", "linear", "one_cycle", "step", "constant"]), st.floats(0, 0.9), st.floats(0, 1))
 def test_factor_stays_between_nothing_and_the_peak(schedule, warmup, progress):
     assert 0 <= lr_factor(Recipe(schedule=schedule, warmup=warmup), progress) <= 1
 
@@ -61,6 +88,7 @@ def test_decay_shrinks_weights_and_spares_norms_and_biases(spared):
             lambda p: torch.optim.SGD(p, 0.1, 0.9, nesterov=True, weight_decay=0.01),
         ),
         (Recipe(optimizer="sgd", nesterov=False), lambda p: torch.optim.SGD(p, 0.1, 0.9, weight_decay=0.01)),
+        (Recipe(optimizer="adam"), lambda p: torch.optim.Adam(p, 0.1, weight_decay=0.01)),
         (Recipe(optimizer="adamw"), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.01)),
     ],
 )
