@@ -24,11 +24,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.data.augment import BatchStream
+    from bench.data.mosaic import MosaicStream
     from bench.data.sources import Dataset
     from bench.training.checkpoint import Checkpoints
+    from bench.training.evaluation import Evaluation
     from zoo.pretrained import Preprocessing
 
-EVALUATION_BATCH_SIZE = 500
+    Stream = BatchStream | MosaicStream
+
+EVALUATION_BATCH_SIZE, DENSE_EVALUATION_BATCH_SIZE = 500, 50
+LAST_SEEN = ("train_loss", "train_top1", "val_loss", "val_top1", "val_miou")
 PROBE_IMAGES = 32
 PROBE_REPEATS = 3
 Emit = Callable[[dict[str, Any]], None]
@@ -96,9 +101,11 @@ class Run:
             model = zoo.create_model(
                 config.model, len(dataset.classes), self.input_size, 3, config.pretrained, **config.recipe.model_options
             )
-            if zoo.model_info(config.model).task == "segmentation":
+            if zoo.model_info(config.model).task == "segmentation" and dataset.mosaic is None:
                 model = ImageLogits(model)
             model = model.to(self.device).to(memory_format=self._memory_format())
+            if config.compile:
+                model.compile()
         self._count(len(dataset.classes))
         if not self._train(model, streams, len(dataset.classes)):
             return "diverged"
@@ -106,15 +113,16 @@ class Run:
         self._measure(model)
         self._measure_memory()
         if config.measure.probes:
-            self._probe(model, dataset)
+            self._probe(model, dataset, streams)
         return "completed"
 
-    def _streams(self, dataset: Dataset) -> dict[str, BatchStream]:
+    def _streams(self, dataset: Dataset) -> dict[str, Stream]:
         """Batches of ``train`` (augmented), ``val`` (if any is held out) and ``test``."""
         import numpy as np
         import torch
 
         from bench.data.augment import BatchStream, Normalization, Resize
+        from bench.data.mosaic import MosaicStream
         from bench.data.sources import hold_out, limit
         from bench.data.transforms import Augmentation
 
@@ -144,14 +152,6 @@ class Run:
             seed=config.seed,
         )
         self.stream = stream
-        streams = {name: stream(*split, EVALUATION_BATCH_SIZE) for name, split in tensors.items() if name != "train"}
-        options = {option.name: getattr(recipe, option.name) for option in dataclasses.fields(Augmentation)}
-        streams["train"] = stream(
-            *tensors["train"],
-            recipe.batch_size,
-            augmentation=Augmentation(**options),
-            num_classes=len(dataset.classes),
-        )
         self.environment["data"] = {
             "name": dataset.name,
             "sha256": dataset.sha256,
@@ -160,6 +160,28 @@ class Run:
             "std": normalization.std,
             "input_size": self.input_size,
         } | {name: len(tensors[name][1]) if name in tensors else 0 for name in ("train", "val", "test")}
+        if dataset.mosaic is not None:
+            mosaic = functools.partial(
+                MosaicStream,
+                normalization=normalization,
+                layout=dataset.mosaic,
+                device=self.device,
+                channels_last=config.channels_last,
+                flip=recipe.flip,
+                seed=config.seed,
+            )
+            sizes = dict.fromkeys(tensors, DENSE_EVALUATION_BATCH_SIZE) | {"train": recipe.batch_size}
+            return {name: mosaic(*split, sizes[name]) for name, split in tensors.items()}
+        streams: dict[str, Stream] = {
+            name: stream(*split, EVALUATION_BATCH_SIZE) for name, split in tensors.items() if name != "train"
+        }
+        options = {option.name: getattr(recipe, option.name) for option in dataclasses.fields(Augmentation)}
+        streams["train"] = stream(
+            *tensors["train"],
+            recipe.batch_size,
+            augmentation=Augmentation(**options),
+            num_classes=len(dataset.classes),
+        )
         return streams
 
     def _count(self, num_classes: int) -> None:
@@ -183,10 +205,11 @@ class Run:
         if counts.disagreements:
             self.metrics["macs_disagreements"] = ", ".join(counts.disagreements)
 
-    def _train(self, model: nn.Module, streams: dict[str, BatchStream], num_classes: int) -> bool:
+    def _train(self, model: nn.Module, streams: dict[str, Stream], num_classes: int) -> bool:
         """Train; returns False if the loss was no longer finite."""
         import zoo
-        from bench.training.loop import evaluate, fit
+        from bench.training.evaluation import evaluate
+        from bench.training.loop import fit
         from bench.training.optim import create_optimizer, peak_lr, weight_decay
 
         config, recipe = self.config, self.config.recipe
@@ -195,11 +218,13 @@ class Run:
         decay = weight_decay(recipe, hints.get("weight_decay"))
         self.metrics |= {"lr_peak": lr, "weight_decay": decay}
         val = streams.get("val")
-        total = config.budget.epochs and config.budget.epochs * len(streams["train"])
 
-        def report(row: dict[str, Any]) -> None:
-            share = row["step"] / total if total else row["seconds"] / (config.budget.seconds or 1.0)
-            self.emit({"event": "row", "row": row, "share": min(share, 1.0)})
+        def look_at_val(network: nn.Module) -> Evaluation:
+            assert val is not None
+            return evaluate(network, val, num_classes, config.autocast, recipe.test_flip)
+
+        def report(row: dict[str, Any], share: float) -> None:
+            self.emit({"event": "row", "row": row, "share": share})
 
         with self._phase("train"):
             training = fit(
@@ -209,9 +234,12 @@ class Run:
                 recipe,
                 config.budget,
                 autocast=config.autocast,
-                checkpoints=self.checkpoints,
-                evaluate_val=(lambda: evaluate(model, val, num_classes, config.autocast)) if val else None,
+                macs=self.metrics["macs"],
+                head=_head_of(model) if recipe.head_epochs else (),
+                evaluate_val=look_at_val if val else None,
+                target_top1=config.target_top1,
                 report=report,
+                checkpoints=self.checkpoints,
             )
         self.history = training.history
         self.metrics |= {
@@ -220,23 +248,33 @@ class Run:
             "steps": training.step,
             "images_seen": training.images_seen,
         }
+        if config.target_top1 is not None:
+            self.metrics |= {"target_seconds": training.target_seconds, "target_steps": training.target_step}
+        if training.micro_batch_size < streams["train"].batch_size:
+            message = (
+                f"memory held {training.micro_batch_size} of {streams['train'].batch_size} images at a time: gradients "
+                "were accumulated over the batch, and batch-norm statistics come from the micro-batches"
+            )
+            self.flags.append(Flag(kind="out_of_memory", phase="train", message=message))
+            self.metrics["micro_batch_size"] = training.micro_batch_size
         if training.history:
             last = training.history[-1]
-            names = ("train_loss", "train_top1", "val_loss", "val_top1")
-            self.metrics |= {name: last[name] for name in names if name in last}
+            self.metrics |= {name: last[name] for name in LAST_SEEN if name in last}
         return training.status == "completed"
 
-    def _test(self, model: nn.Module, streams: dict[str, BatchStream], num_classes: int) -> None:
+    def _test(self, model: nn.Module, streams: dict[str, Stream], num_classes: int) -> None:
         """Read ``test``, once, with the weights that training ended with."""
-        from bench.training.loop import evaluate
+        from bench.training.evaluation import evaluate
 
         with self._phase("test"):
-            evaluation = evaluate(model, streams["test"], num_classes, self.config.autocast)
-        self.metrics |= {
-            "test_top1": evaluation.top1,
-            "test_loss": evaluation.loss,
-            "weights_sha256": hash_weights(model),
-        }
+            evaluation = evaluate(
+                model, streams["test"], num_classes, self.config.autocast, self.config.recipe.test_flip
+            )
+        if evaluation.miou is None:
+            self.metrics |= {"test_top1": evaluation.top1}
+        else:  # under names of their own: pixels and images are not to be ranked together
+            self.metrics |= {"test_miou": evaluation.miou, "test_pixel_accuracy": evaluation.top1}
+        self.metrics |= {"test_loss": evaluation.loss, "weights_sha256": hash_weights(model)}
         self.samples |= {"test_confusion": evaluation.confusion, "test_calibration": evaluation.calibration}
 
     def _measure(self, model: nn.Module) -> None:
@@ -263,15 +301,23 @@ class Run:
         else:
             self.metrics["peak_memory_bytes"] = peak_resident_bytes()
 
-    def _probe(self, model: nn.Module, dataset: Dataset) -> None:
-        """Keep, beside the record, the card and what only the live network can tell; for the report."""
+    def _probe(self, model: nn.Module, dataset: Dataset, streams: dict[str, Stream]) -> None:
+        """Keep, beside the record, the card and what only the live network can tell; for the report.
+
+        A network that labels pixels is asked for an image's mean, and held against what covers most of the canvas.
+        """
         import torch
 
         from bench.card import describe
+        from bench.data.mosaic import MosaicStream
         from bench.measure.probes import measure_probes, save_probes
+        from bench.training.dense import ImageLogits
 
-        labels = torch.from_numpy(dataset.test.labels[:PROBE_IMAGES])
+        network, labels = model, torch.from_numpy(dataset.test.labels[:PROBE_IMAGES])
         images = torch.from_numpy(dataset.test.images[:PROBE_IMAGES])
+        if isinstance(test := streams["test"], MosaicStream):
+            network, (images, maps) = ImageLogits(model), next(test.fixed_canvases())
+            images, labels = images.permute(0, 3, 1, 2)[:PROBE_IMAGES], maps.flatten(1).mode().values[:PROBE_IMAGES]
 
         def prepare(images: torch.Tensor) -> torch.Tensor:
             return next(self.stream(images, torch.zeros(len(images)), len(images)).in_order())[0]
@@ -282,7 +328,7 @@ class Run:
             write_atomically(beside + CARD_SUFFIX, json.dumps(card.to_dict()))
             try:
                 arrays = measure_probes(
-                    model, images.to(self.device), labels.to(self.device), prepare, repeats=PROBE_REPEATS
+                    network, images.to(self.device), labels.to(self.device), prepare, repeats=PROBE_REPEATS
                 )
             except (RuntimeError, ValueError, IndexError) as error:  # a foreign network that cannot be looked into
                 self.flags.append(Flag(kind="no_probes", phase="probe", message=f"{type(error).__name__}: {error}"))
@@ -309,6 +355,16 @@ def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None
     from zoo.pretrained import preprocessing
 
     return preprocessing(model) if pretrained is True or (pretrained and "/" in model) else None
+
+
+def _head_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that put out the classes, also of a network in its wrapping."""
+    from bench.training.dense import ImageLogits
+    from zoo.pretrained import head_names
+
+    if isinstance(model, ImageLogits):
+        return tuple(f"network.{name}" for name in head_names(model.network))
+    return head_names(model)
 
 
 def hash_weights(model: nn.Module) -> str:
