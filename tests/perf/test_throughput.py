@@ -1,0 +1,58 @@
+"""Our timing loop against a bare one under torch.utils.benchmark: the same step, measured in turn."""
+
+import pytest
+import torch
+from perf_ratio import paired_ratio
+from torch.utils.benchmark import Timer
+
+import zoo
+from bench.config import MeasureConfig
+from bench.measure.clock import create_clock
+from bench.measure.throughput import measure_throughput
+
+BATCH_SIZE, PAIRS = 64, 40
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CONFIG = MeasureConfig(seconds=0.25, precision=1e-9)
+
+
+def create_step(name: str, mode: str):
+    """One step of inference, or of training by hand: forward, loss, backward, step."""
+    torch.manual_seed(0)
+    model = zoo.create_model(name).to(DEVICE).to(memory_format=torch.channels_last).train(mode == "train")
+    images = torch.randn(BATCH_SIZE, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
+    targets = torch.randint(0, 10, (BATCH_SIZE,), device=DEVICE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, fused=True)
+
+    def infer() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    def train() -> object:
+        optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return infer if mode == "infer" else train
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet20"])
+def test_our_loop_agrees_with_torch_s_timer(benchmark, name, mode):
+    """Aim: within 2%."""
+    step, clock = create_step(name, mode), create_clock(DEVICE)
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+
+    def ours() -> float:
+        return measure_throughput(step, BATCH_SIZE, CONFIG, clock).img_per_s
+
+    def bare() -> float:
+        return BATCH_SIZE / timer.blocked_autorange(min_run_time=0.2).median
+
+    ours()
+    bare()
+    ratio = benchmark.pedantic(paired_ratio, args=(ours, bare, PAIRS), rounds=1)
+    benchmark.extra_info |= vars(ratio)
+    print(f"\n{name}, {mode}: our loop / torch.utils.benchmark = {ratio}")
+    assert ratio.low > 0
