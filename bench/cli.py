@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from bench import cli_measure
+from bench import cli_gate, cli_measure
 from bench.errors import ConfigError, UserError
 
 INTERRUPTED = 130
@@ -98,6 +98,7 @@ def run(
     results: ResultsOption = "results",
     force: Annotated[bool, typer.Option(help="Repeat runs that are done already.")] = False,
     tracker: Annotated[str | None, typer.Option(help="tensorboard: write scalars for it as well.")] = None,
+    save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep them in RESULTS/weights.")] = False,
     checkpoint_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints of training.")] = 60.0,
 ) -> None:
     """Train and measure a plan's models, and rank them.
@@ -121,7 +122,12 @@ def run(
     }
     overrides = {name: value for name, value in options.items() if value is not None}
     overrides |= dict(parse_override(assignment) for assignment in assignments or [])
-    settings = {"data_dir": data_dir, "force": force, "checkpoint_seconds": checkpoint_every}
+    settings = {
+        "data_dir": data_dir,
+        "force": force,
+        "checkpoint_seconds": checkpoint_every,
+        "save_weights": save_weights,
+    }
     _run(load_plan(plan, overrides), results, tracker, settings)
 
 
@@ -211,6 +217,7 @@ def export(
         print(path)
 
 
+app.command()(cli_gate.compare)
 app.command()(cli_measure.throughput)
 app.command()(cli_measure.history)
 

@@ -23,9 +23,10 @@ STYLES |= {"improved": "green", "unchanged": "green", "inconclusive": "yellow"}
 
 def render_table(comparison: Comparison) -> RenderableType:
     """A row a model, the differences of the exact gates beneath, and what it all comes to."""
-    table = Table(box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title in COLUMNS[:-1]:
-        table.add_column(title, justify="left" if title in ("model", "verdict") else "right", no_wrap=title != "model")
+        table.add_column(title, justify="left" if title in COLUMNS[:2] else "right", no_wrap=True)
+    table.columns[0].no_wrap, table.columns[0].min_width, table.columns[0].overflow = False, 12, "fold"
     reasons = []
     for result in comparison.results:
         *row, reason = _row(result)
@@ -90,7 +91,7 @@ def _row(result: ModelResult) -> tuple[str, ...]:
         _change(judgement.change),
         f"{_change(judgement.low)} … {_change(judgement.high)}",
         _change(judgement.smallest_change),
-        f"{quads} in {len(timing.pairs)}",
+        f"{quads}",
         f"{disturbed}",
         result.detail,
     )
