@@ -151,7 +151,8 @@ class _Pace:
 
 def describe_row(row: dict[str, Any]) -> str:
     """An epoch's row so far, in words."""
-    accuracy = f"val {row['val_top1']:.1%}" if "val_top1" in row else f"acc {row['train_top1']:.1%}"
+    names = {"val_miou": "val mIoU", "val_top1": "val", "train_top1": "acc"}
+    accuracy = next(f"{label} {row[name]:.1%}" for name, label in names.items() if name in row)
     return f"epoch {row['epoch'] + 1}, loss {row['train_loss']:.3f}, {accuracy}, {row['images_per_s']:,.0f} img/s"
 
 
@@ -161,9 +162,10 @@ def describe_record(record: RunRecord) -> str:
     if record.error is not None:
         return f"{label}, {record.error.kind}: {' '.join(record.error.message.split())[:200]}"
     parts = [label]
-    accuracy, epochs, seconds = (record.metrics.get(name) for name in ("test_top1", "epochs", "train_seconds"))
-    if isinstance(accuracy, float):
-        parts.append(f"test top-1 {accuracy:.1%}")
+    epochs, seconds = (record.metrics.get(name) for name in ("epochs", "train_seconds"))
+    for name, label in (("test_top1", "top-1"), ("test_miou", "mean IoU")):
+        if isinstance(value := record.metrics.get(name), float):
+            parts.append(f"test {label} {value:.1%}")
     if isinstance(seconds, float):
         parts.append(f"{epochs} epochs in {_duration(seconds)}")
     return ", ".join(parts)

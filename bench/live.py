@@ -25,7 +25,10 @@ STYLES = {"completed": "green", "running": "bold", "failed": "red", "diverged": 
 
 
 class LiveRun(BaseModel):
-    """One run of the plan: its state, its phase, the share of its budget that is spent, and a row an epoch."""
+    """One run of the plan: its state, its phase, the share of its budget that is spent, and a row an epoch.
+
+    ``test_score`` is the accuracy, or the mean IoU of dense labels.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,7 +38,7 @@ class LiveRun(BaseModel):
     state: Literal["waiting", "running", "completed", "diverged", "failed"] = "waiting"
     phase: str = ""
     share: float = 0.0
-    test_top1: float | None = None
+    test_score: float | None = None
     rows: list[dict[str, Any]] = []
 
 
@@ -139,14 +142,14 @@ def render_live(state: LiveState) -> RenderableType:
     table.add_column("epoch", justify="right")
     table.add_column("loss", justify="right")
     table.add_column("", no_wrap=True)
-    table.add_column("top-1", justify="right")
+    table.add_column("score", justify="right")
     table.add_column("", no_wrap=True)
     table.add_column("img/s", justify="right")
     for run in state.runs:
         losses = [row["train_loss"] for row in run.rows if row["train_loss"] is not None]
-        accuracies = [row.get("val_top1", row["train_top1"]) for row in run.rows]
+        scores = [row.get("val_miou", row.get("val_top1", row["train_top1"])) for row in run.rows]
         last = run.rows[-1] if run.rows else {}
-        accuracy = run.test_top1 if run.test_top1 is not None else accuracies[-1] if accuracies else None
+        score = run.test_score if run.test_score is not None else scores[-1] if scores else None
         state_words = run.phase.replace("_", " ") if run.state == "running" and run.phase else run.state
         table.add_row(
             Text(run.model),
@@ -156,8 +159,8 @@ def render_live(state: LiveState) -> RenderableType:
             str(last["epoch"] + 1) if last else "",
             f"{losses[-1]:.3f}" if losses else "",
             sparkline(losses),
-            f"{accuracy:.1%}" if accuracy is not None else "",
-            sparkline(accuracies),
+            f"{score:.1%}" if score is not None else "",
+            sparkline(scores),
             f"{last['images_per_s']:,.0f}" if last else "",
         )
     finished = sum(run.state in ("completed", "diverged", "failed") for run in state.runs)
@@ -177,6 +180,6 @@ def sparkline(values: list[float], width: int = SPARKLINE_WIDTH) -> str:
 
 def _finish(run: LiveRun, record: RunRecord) -> None:
     run.state, run.phase, run.share = record.status, "", 1.0
-    accuracy = record.metrics.get("test_top1")
-    run.test_top1 = accuracy if isinstance(accuracy, float) else None
+    score = record.metrics.get("test_miou", record.metrics.get("test_top1"))
+    run.test_score = score if isinstance(score, float) else None
     run.rows = list(record.history)

@@ -44,7 +44,7 @@ class TensorBoardLog:
 
     def run_ends(self, record: RunRecord) -> None:
         """Write what the run came to."""
-        for name in ("test_top1", "test_loss", "throughput_img_per_s", "train_throughput_img_per_s"):
+        for name in ("test_top1", "test_miou", "test_loss", "throughput_img_per_s", "train_throughput_img_per_s"):
             if (value := record.metrics.get(name)) is not None:
                 self._writer.add_scalar(name, value, record.metrics["steps"])
         self._writer.close()

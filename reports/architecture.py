@@ -29,7 +29,7 @@ from reports.metrics import format_number, metric, whole
 from reports.safety import shorten
 from reports.snapshot import main_runs, to_json, versions
 from reports.svg import figure_svg, inline_svg
-from reports.tables import SHOWN, extreme, leaderboard, rank_text
+from reports.tables import SHOWN, extreme, leaderboard, rank_text, ranked_by
 
 ROWS = 400
 """So many layers are listed; a network with more shows its stages."""
@@ -202,7 +202,8 @@ def _pictures(
 ) -> dict[str, list[Picture]]:
     groups: dict[str, list[Picture]] = {"Among the others": [], "How it is built": [], "What it has learned": []}
 
-    shown = points_shown(table)
+    score = ranked_by(table)
+    shown = points_shown(table, y=score)
 
     def add(group: str, name: str, title: str, figure: Callable[[], Figure], caption: str) -> None:
         try:
@@ -212,8 +213,8 @@ def _pictures(
         groups[group].append(Picture(name, title, inline_svg(svg, name, title, f"{name}-caption"), caption, svg))
 
     if model in set(shown.model):
-        add("Among the others", "place", "Test accuracy against MACs",
-            lambda: plot_accuracy_against(table, highlight=model),
+        add("Among the others", "place", f"{metric(score).label} against MACs",
+            lambda: plot_accuracy_against(table, y=score, highlight=model),
             f"{shorten(model)} is marked; {len(shown)} models under the same terms.")  # fmt: skip
     if len(layers):
         stages = anatomy.fold(layers)

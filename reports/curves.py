@@ -62,14 +62,16 @@ def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_
     return figure
 
 
-def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20) -> Figure:
-    """Training seconds until the validation accuracy first met ``target``: a point a seed, a bar at the median.
+def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20, y: str = "val_top1") -> Figure:
+    """Training seconds until the validation accuracy (or another ``y``) first met ``target``.
+
+    A point a seed, a bar at the median.
 
     ``times`` has model, seed, seconds (NaN: never). Models that no seed of which met it are left out; fastest first.
     """
     met = times[times.seconds.gt(0)]
     order = met.groupby("model").seconds.median().sort_values().index[:shown].tolist()
-    goal = f"{target * 100:g}% validation accuracy"
+    goal = f"{target * 100:g}% {metric(y).in_text}"
     with figure_style():
         if not order:
             return nothing_to_show(f"No run met {goal}.")

@@ -26,7 +26,7 @@ def points_shown(table: pd.DataFrame, x: str = "macs", y: str = "test_top1") -> 
 
 
 def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1", highlight: str = "") -> Figure:
-    """One point a model: accuracy against a cost (or a speed), with the Pareto front and error bars.
+    """One point a model: accuracy, or whatever y is, against a cost (or a speed), with Pareto front and error bars.
 
     ``df`` is a leaderboard, or the runs for one; ``highlight`` is a model to mark. Bars are 95% intervals over seeds,
     or of the measurement itself; more than 300 points have none.
@@ -34,7 +34,7 @@ def plot_accuracy_against(df: pd.DataFrame, x: str = "macs", y: str = "test_top1
     table = points_shown(df if "rank" in df else leaderboard(df), x, y)
     with figure_style():
         if table.empty:
-            return nothing_to_show(f"No model has both {metric(y).label.lower()} and {metric(x).label.lower()}.")
+            return nothing_to_show(f"No model has both {metric(y).in_text} and {metric(x).in_text}.")
         figure, axes = new_figure()
         xs, ys = table[x] * metric(x).scale, table[y] * metric(y).scale
         front = pareto_front(table, x, y, cost_better=metric(x).better or "lower")

@@ -23,7 +23,7 @@ from reports.safety import shorten
 from reports.snapshot import Snapshot, curves_of
 from reports.style import MANY
 from reports.svg import figure_svg, inline_svg
-from reports.tables import extreme, pareto_front
+from reports.tables import extreme, pareto_front, ranked_by
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,17 @@ def _picture(
 
 
 def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
-    shown = points_shown(table, key)
+    score = ranked_by(table)
+    shown = points_shown(table, key, score)
     if shown.empty:
         return None
-    m, accuracy = metric(key), metric("test_top1")
-    front = pareto_front(shown, key, cost_better=m.better or "lower")
+    m, accuracy = metric(key), metric(score)
+    front = pareto_front(shown, key, score, cost_better=m.better or "lower")
     best = "the faster" if m.better == "higher" else "the fewer"
     names = ", ".join(shorten(name) for name in front.model[:12])
     bars = "Bars are 95% intervals. " if len(shown) <= MANY else ""
     points = [
-        f"{shorten(row['model'], 60)}: {accuracy.text(row['test_top1'])}%, {m.text(row[key])} {m.unit}"
+        f"{shorten(row['model'], 60)}: {accuracy.text(row[score])}%, {m.text(row[key])} {m.unit}"
         for row in shown.head(MANY).to_dict("records")
     ]
     caption = (
@@ -75,8 +76,8 @@ def _accuracy(table: pd.DataFrame, key: str) -> Picture | None:
     )
     return _picture(
         f"accuracy-{key.split('_')[0]}",
-        f"Test accuracy against {m.label.lower() if m.label != 'MACs' else 'MACs'}",
-        lambda: plot_accuracy_against(table, key),
+        f"{accuracy.label} against {m.in_text}",
+        lambda: plot_accuracy_against(table, key, score),
         caption,
         points,
     )
@@ -86,14 +87,15 @@ def _curves(snapshot: Snapshot) -> list[Picture | None]:
     curves = curves_of(snapshot)
     if curves.empty:
         return []
-    final = curves.groupby("model", sort=False).val_top1.last()
+    watched = metric("val_miou" if "val_miou" in curves else "val_top1")
+    final = curves.groupby("model", sort=False)[watched.key].last()
     last = "; ".join(f"{shorten(str(model))} {value * 100:.1f}%" for model, value in final.items())
-    told = f"The best by test accuracy, {counted(curves.model.nunique(), 'model')}; lines are means over seeds, bands"
+    told = f"The best on the test split, {counted(curves.model.nunique(), 'model')}; lines are means over seeds, bands"
     return [
         _picture(
             f"curves-{x}",
-            f"Validation accuracy over {words}",
-            lambda x=x: plot_learning_curves(curves, x),  # type: ignore[misc]
+            f"{watched.label} over {words}",
+            lambda x=x: plot_learning_curves(curves, x, watched.key),  # type: ignore[misc]
             f"{told} go from the lowest seed to the highest. After the last epoch: {last}.",
         )
         for x, words in (("epoch", "epochs"), ("seconds", "seconds of training"))
@@ -102,7 +104,8 @@ def _curves(snapshot: Snapshot) -> list[Picture | None]:
 
 
 def _target(snapshot: Snapshot) -> Picture | None:
-    target = snapshot["target"]["val_top1"]
+    watched = next(key for key in snapshot["target"] if key != "seconds")
+    target = snapshot["target"][watched]
     rows = pd.DataFrame(snapshot["target"]["seconds"], columns=["model", "seed", "seconds"]).astype({"seconds": float})
     met = rows[rows.seconds.gt(0)]
     if target is None or met.empty:
@@ -110,11 +113,11 @@ def _target(snapshot: Snapshot) -> Picture | None:
     medians = met.groupby("model").seconds.median().sort_values()
     never = rows.model.nunique() - len(medians)
     caption = (
-        f"{shorten(str(medians.index[0]))} is the first to reach {target * 100:g}% on the validation split, after "
+        f"{shorten(str(medians.index[0]))} is the first to reach {target * 100:g}% {metric(watched).in_text}, after "
         f"{metric('train_seconds').text(float(medians.iloc[0]))} s of training. "
         f"{counted(never, 'model')} never did."
     )
-    return _picture("target", "Time to target", lambda: plot_time_to_target(rows, target), caption)
+    return _picture("target", "Time to target", lambda: plot_time_to_target(rows, target, y=watched), caption)
 
 
 def _roofline(snapshot: Snapshot, table: pd.DataFrame) -> Picture | None:
@@ -150,12 +153,15 @@ def _mistakes(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
     confusion = {model: snapshot["confusion"][model] for model in table.model if model in snapshot["confusion"]}
     calibration = {model: snapshot["calibration"][model] for model in table.model if model in snapshot["calibration"]}
     found: list[Picture | None] = []
+    counted_are = "pixels" if ranked_by(table) == "test_miou" else "images"
     if confusion:
         best, counts = next(iter(confusion.items()))
         classes = snapshot["classes"] or [str(k) for k in range(len(counts))]
         pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
         n, i, j = max(pairs, default=(0, 0, 0))
-        worst = f"Most often {shorten(classes[i])} is taken for {shorten(classes[j])}: {n:g} images. " if n else ""
+        worst = (
+            f"Most often {shorten(classes[i])} is taken for {shorten(classes[j])}: {n:g} {counted_are}. " if n else ""
+        )
         found.append(
             _picture(
                 "confusion",
@@ -180,7 +186,8 @@ def _mistakes(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
                 "Reliability",
                 lambda: plot_reliability(calibration),
                 "How often a model is right when it says how sure it is. Below the diagonal it is surer than it should "
-                "be; the calibration error is the mean distance from it, weighted by images.",
+                "be; the calibration error is the mean distance from it, weighted by "
+                f"{counted_are}.",
             )
         )
     return found

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from reports.gallery import pictures
 from reports.loading import number
-from reports.metrics import Metric
+from reports.metrics import Metric, metric
 from reports.safety import visible
 from reports.snapshot import Snapshot, runs_of, to_json
 from reports.summary import highlights, inseparable, sentences
-from reports.tables import leaderboard, rank_text, separations, shown_metrics
+from reports.tables import leaderboard, rank_text, ranked_by, scores_in_text, separations, shown_metrics
 
 ROWS, SETTINGS = 1000, 12
 """So many rows and settings a page shows; the tables beside it hold them all."""
@@ -56,6 +56,7 @@ class Board:
     rows: list[Row]
     tested: bool
     troubled: bool
+    scores: str
 
 
 def build_page(snapshot: Snapshot) -> str:
@@ -86,6 +87,7 @@ def build_page_and_figures(snapshot: Snapshot) -> tuple[str, dict[str, str]]:
         hidden_settings=max(len(names) - SETTINGS, 0),
         inseparable=inseparable(main, pairs) if len(main) else [],
         pairs=(len(pairs), int(pairs.separated.astype(bool).sum())),
+        score=metric(ranked_by(main)).in_text,
         groups=groups,
         failures=snapshot["failures"],
         hidden_failures=int((runs.status != "completed").sum()) - len(snapshot["failures"]),
@@ -153,8 +155,9 @@ def _boards(table: pd.DataFrame, pages: dict[str, str]) -> list[Board]:
 
 def _board(name: str, setting: str, table: pd.DataFrame, pages: dict[str, str]) -> Board:
     metrics = shown_metrics(table)
-    accuracy = table[["test_top1", "test_top1_low", "test_top1_high"]]
-    low, high = float(accuracy.test_top1.min()), float(accuracy.test_top1.max())
+    score = ranked_by(table)
+    accuracy = table[[score, f"{score}_low", f"{score}_high"]]
+    low, high = float(accuracy[score].min()), float(accuracy[score].max())
     spread = max(high - low, 0.01)
     scale = (max(float(accuracy.min().min()), low - spread / 2, 0), min(float(accuracy.max().max()), high + spread / 2))
     rows = []
@@ -162,14 +165,15 @@ def _board(name: str, setting: str, table: pd.DataFrame, pages: dict[str, str]) 
         key = f"{name}/{k}"
         rank = rank_text(row["rank"], row["rank_worst"], row["tested"])
         cells = [Cell(f"{key}/rank", rank, _sort(row["rank"]))]
-        cells += [_cell(key, m, row, scale if m.key == "test_top1" else None) for m in metrics]
+        cells += [_cell(key, m, row, scale if m.key == score else None) for m in metrics]
         cells.append(Cell(f"{key}/seeds", str(row["seeds"]), str(row["seeds"])))
         note = ", ".join(
             f"{row[what]} {word}" for what, word in (("failed", "failed"), ("disturbed", "disturbed")) if row[what]
         )
         model = str(row["model"])
         rows.append(Row(model, pages.get(model, ""), cells, note, row["seeds"] == 0))
-    return Board(name, setting, metrics, rows, bool(table.tested.any()), any(row.note for row in rows))
+    troubled = any(row.note for row in rows)
+    return Board(name, setting, metrics, rows, bool(table.tested.any()), troubled, scores_in_text(table))
 
 
 def _cell(key: str, m: Metric, row: dict[Any, Any], scale: tuple[float, float] | None) -> Cell:

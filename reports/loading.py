@@ -49,7 +49,17 @@ _INTERVALS = ("throughput_img_per_s", "train_throughput_img_per_s")
 _DERIVED = ("macs_per_s", "macs_utilisation", "calibration_error")
 BESIDE = (".card.json",)
 """Files that lie beside the records and are none."""
-HISTORY_COLUMNS = ("epoch", "seconds", "images_seen", "lr", "train_loss", "train_top1", "val_loss", "val_top1")
+HISTORY_COLUMNS = (
+    "epoch",
+    "seconds",
+    "images_seen",
+    "lr",
+    "train_loss",
+    "train_top1",
+    "val_loss",
+    "val_top1",
+    "val_miou",
+)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Metric:
         """Label and unit, as on a figure's axis or above a column."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
+    @property
+    def in_text(self) -> str:
+        """The label within a sentence: ``test accuracy``, ``MACs``."""
+        return " ".join(word if any(map(str.isupper, word[1:])) else word.lower() for word in self.label.split())
+
     def text(self, value: float | None) -> str:
         """The value as people read it, without its unit; a dash where there is none."""
         return format_number(None if value is None else value * self.scale, self.digits, self.significant)
@@ -87,8 +92,11 @@ def _decimals(value: float, digits: int) -> int:
 _TABLE = (
     Metric("test_top1", "Test accuracy", "%", 100, 2, False, "higher", short="Accuracy %"),
     Metric("test_loss", "Test loss", "", better="lower"),
+    Metric("test_miou", "Test mean IoU", "%", 100, 2, False, "higher", short="Mean IoU %"),
+    Metric("test_pixel_accuracy", "Test pixel accuracy", "%", 100, 2, False, "higher", short="Pixel acc. %"),
     Metric("val_top1", "Validation accuracy", "%", 100, 2, False, "higher"),
     Metric("val_loss", "Validation loss", "", better="lower"),
+    Metric("val_miou", "Validation mean IoU", "%", 100, 2, False, "higher"),
     Metric("train_top1", "Training accuracy", "%", 100, 2, False, "higher"),
     Metric("train_loss", "Training loss", "", better="lower"),
     Metric("calibration_error", "Calibration error", "%", 100, 2, False, "lower"),

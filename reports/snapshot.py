@@ -18,7 +18,7 @@ from bench.records import RunRecord
 from reports.curves import curve_summary
 from reports.loading import RUN_COLUMNS, Results, get, history_table, matrix, number, text
 from reports.metrics import METRICS
-from reports.tables import leaderboard
+from reports.tables import leaderboard, ranked_by
 
 SCHEMA = 1
 CURVES, POINTS = 8, 60
@@ -27,6 +27,8 @@ MISTAKES, CLASSES = 12, 100
 LISTED = 100
 """Of failures, disturbances and damaged records so many are told in full; the others are counted."""
 
+WATCHED = {"test_top1": "val_top1", "test_miou": "val_miou"}
+"""What is looked at on ``val`` while models learn that are ranked by the one on ``test``."""
 Snapshot = dict[str, Any]
 
 
@@ -37,14 +39,15 @@ def take_snapshot(results: Results, pages: dict[str, str] | None = None) -> Snap
     best = list(dict.fromkeys(leaderboard(main).model)) if len(main) else []
     completed = main[main.status == "completed"]
     drawn = completed[completed.model.isin(best[:CURVES])]
-    target, seconds = _time_to_target(main, results.records)
+    watched = WATCHED[ranked_by(main)]
+    target, seconds = _time_to_target(main, results.records, watched)
     mistakes = _by_model(completed[completed.model.isin(best[:MISTAKES])], results.records)
     snapshot = {
         "schema": SCHEMA,
         "made_with": versions(),
         "runs": {column: [_plain(value) for value in runs[column]] for column in map(str, runs)},
-        "curves": _thin(curve_summary(history_table(drawn, results.records)), best[:CURVES]),
-        "target": {"val_top1": target, "seconds": seconds},
+        "curves": _thin(curve_summary(history_table(drawn, results.records), watched), best[:CURVES]),
+        "target": {watched: target, "seconds": seconds},
         "batches": _batches(completed, results.records),
         "peak_macs_per_s": _peak(main, results.records),
         **mistakes,
@@ -115,13 +118,15 @@ def _thin(curves: pd.DataFrame, order: list[str]) -> dict[str, Any]:
     return {"columns": list(curves.columns), "rows": [[_plain(cell) for cell in row] for row in cells]}
 
 
-def _time_to_target(runs: pd.DataFrame, records: dict[str, RunRecord]) -> tuple[float | None, list[list[Any]]]:
+def _time_to_target(
+    runs: pd.DataFrame, records: dict[str, RunRecord], watched: str
+) -> tuple[float | None, list[list[Any]]]:
     """A mark that most models can meet, and rows of model, seed, training seconds until a run first met it, or None.
 
-    The mark is the best validation accuracy of the median model's median run, down to the next 5%.
+    The mark is the best of what is watched, of the median model's median run, down to the next 5%.
     """
     curves = {
-        run_id: [(number(row.get("val_top1")), number(row.get("seconds"))) for row in records[run_id].history]
+        run_id: [(number(row.get(watched)), number(row.get("seconds"))) for row in records[run_id].history]
         for run_id in runs.run_id
     }
     highest = pd.Series([max((a for a, _ in curves[r] if a == a), default=math.nan) for r in runs.run_id], dtype=float)

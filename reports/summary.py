@@ -11,7 +11,7 @@ import pandas as pd
 
 from reports.metrics import counted, format_number, metric
 from reports.safety import shorten
-from reports.tables import extreme, pareto_front
+from reports.tables import extreme, pareto_front, ranked_by
 
 NOTES = 50
 """So many pairs that the seeds cannot separate are told."""
@@ -29,13 +29,13 @@ class Highlight:
 
 def highlights(table: pd.DataFrame) -> list[Highlight]:
     """The winners of one setting's leaderboard, by accuracy, speed, size and accuracy for the compute."""
-    ranked = table[table["rank"].notna()]
+    ranked, score = table[table["rank"].notna()], ranked_by(table)
     found = []
     if len(ranked):
         best = ranked.iloc[0]
         rivals = int((ranked["rank"] == 1).sum()) - 1 if bool(best.tested) else 0
         note = f"{counted(rivals, 'other')} cannot be told from it" if rivals else ""
-        found.append(_highlight("Most accurate", best, "test_top1", note))
+        found.append(_highlight("Most accurate", best, score, note))
     for title, key in (
         ("Fastest inference", "throughput_img_per_s"),
         ("Fastest training", "train_throughput_img_per_s"),
@@ -44,7 +44,7 @@ def highlights(table: pd.DataFrame) -> list[Highlight]:
         known = ranked[ranked[key].notna()]
         if len(known) > 1:
             row = extreme(known, key, metric(key).better == "higher")
-            found.append(_highlight(title, row, key, _accuracy_note(row)))
+            found.append(_highlight(title, row, key, _accuracy_note(row, score)))
     return found
 
 
@@ -52,18 +52,19 @@ def sentences(table: pd.DataFrame, runs: pd.DataFrame, pairs: pd.DataFrame, dama
     """The summary of one setting, a sentence or two a paragraph; ``runs`` are all runs of the results folder."""
     if runs.empty:
         return ["There are no records yet. Run a plan, for example: zoobench run quick." + _damaged(damaged)]
-    ranked = table[table["rank"].notna()]
+    ranked, score = table[table["rank"].notna()], ranked_by(table)
     here = runs[runs.setting.isin(table.setting)]
     text = [_compared(table, here), _trouble(runs, damaged)]
     if len(ranked) == 0:
-        text.append("No run has a test accuracy, so nothing is ranked.")
+        text.append(f"No run has a {metric(score).in_text}, so nothing is ranked.")
     elif len(ranked) == 1:
         best = ranked.iloc[0]
         text.append(
-            f"{shorten(best.model)} reaches {_accuracy(best)} test accuracy; there is nothing to hold it against."
+            f"{shorten(best.model)} reaches {_accuracy(best, score)} {metric(score).in_text}; "
+            "there is nothing to hold it against."
         )
     else:
-        text += [_winner(ranked, pairs), _frontier(ranked), _compute(ranked)]
+        text += [_winner(ranked, pairs, score), _frontier(ranked, score), _compute(ranked)]
     others = runs.setting.nunique() - 1
     if others > 0:
         text.append(f"The results hold {counted(others, 'other setting')}; models are ranked within a setting only.")
@@ -102,14 +103,15 @@ def _highlight(title: str, row: pd.Series, key: str, note: str) -> Highlight:
     return Highlight(title, str(row.model), f"{m.text(float(row[key]))} {m.unit}".strip(), note)
 
 
-def _accuracy(row: pd.Series) -> str:
-    m = metric("test_top1")
-    text = m.text_with_interval(float(row.test_top1), float(row.test_top1_low), float(row.test_top1_high))
+def _accuracy(row: pd.Series, score: str) -> str:
+    value, low, high = (float(row[column]) for column in (score, f"{score}_low", f"{score}_high"))
+    text = metric(score).text_with_interval(value, low, high)
     return f"({text})%" if "±" in text else f"{text}%"
 
 
-def _accuracy_note(row: pd.Series) -> str:
-    return f"at {metric('test_top1').text(float(row.test_top1))}% accuracy"
+def _accuracy_note(row: pd.Series, score: str) -> str:
+    m = metric(score)
+    return f"at {m.text(float(row[score]))}% {m.in_text.removeprefix('test ')}"
 
 
 def _compared(table: pd.DataFrame, here: pd.DataFrame) -> str:
@@ -140,9 +142,9 @@ def _damaged(count: int) -> str:
     return f" {counted(count, 'record')} could not be read." if count else ""
 
 
-def _winner(ranked: pd.DataFrame, pairs: pd.DataFrame) -> str:
+def _winner(ranked: pd.DataFrame, pairs: pd.DataFrame, score: str) -> str:
     best = ranked.iloc[0]
-    text = f"{shorten(best.model)} has the highest test accuracy, {_accuracy(best)}."
+    text = f"{shorten(best.model)} has the highest {metric(score).in_text}, {_accuracy(best, score)}."
     if not bool(best.tested):
         return text + " The order is not tested, that takes several seeds of each model: another seed may turn it."
     equals = [shorten(name) for name in ranked.model[ranked["rank"] == 1] if name != best.model]
@@ -153,8 +155,8 @@ def _winner(ranked: pd.DataFrame, pairs: pd.DataFrame) -> str:
     return text
 
 
-def _frontier(ranked: pd.DataFrame) -> str:
-    front = pareto_front(ranked, "macs", "test_top1")
+def _frontier(ranked: pd.DataFrame, score: str) -> str:
+    front = pareto_front(ranked, "macs", score)
     if len(front) < 2:
         return ""
     names = [shorten(name) for name in front.model]

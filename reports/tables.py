@@ -33,8 +33,12 @@ __all__ = [
 ]
 
 RANKED_BY = "test_top1"
+SCORES = ("test_miou", RANKED_BY)
+"""What can rank models: of dense labels the mean intersection over union, of image labels the accuracy."""
 SHOWN = (
     "test_top1",
+    "test_miou",
+    "test_pixel_accuracy",
     "params",
     "macs",
     "throughput_img_per_s",
@@ -70,7 +74,7 @@ LEADERBOARD_COLUMNS: dict[str, str] = {
 
 
 def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
-    """Summarise runs over seeds and rank the models by test accuracy, within each setting.
+    """Summarise runs over seeds and rank the models within each setting, by what `ranked_by` says.
 
     One row for each model and setting, settings with the most models first. Only completed runs count; a model
     without one is listed last, without a rank. Columns: `LEADERBOARD_COLUMNS`.
@@ -85,13 +89,19 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
         tables.append(rows.set_index("model").join(ranks).loc[ranks.index].reset_index(names="model"))
     tables.sort(key=lambda table: (-table["rank"].notna().sum(), str(table.setting.iloc[0])))
     result = pd.concat(tables, ignore_index=True)
-    return result[columns].astype({"tested": bool})
+    return result[columns].astype({"tested": bool}).copy()  # in one piece: more than a hundred columns are slow else
+
+
+def ranked_by(table: pd.DataFrame) -> str:
+    """What ranks the models of one setting, as a column: ``test_miou`` where a run has it, else ``test_top1``."""
+    return next((key for key in SCORES if table[key].notna().any()), RANKED_BY)
 
 
 def separations(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """Every pair of the best models of a setting, tested on `test_top1`: see `reports.statistics.compare_pairs`."""
-    completed = runs[(runs.setting == setting) & (runs.status == "completed") & runs[RANKED_BY].notna()]
-    groups = {str(name): values.to_numpy() for name, values in completed.groupby("model")[RANKED_BY]}
+    """Every pair of the best models of a setting, tested on what ranks them: see `reports.statistics.compare_pairs`."""
+    completed = runs[(runs.setting == setting) & (runs.status == "completed")]
+    score = ranked_by(completed)
+    groups = {str(name): values.to_numpy() for name, values in completed.dropna(subset=score).groupby("model")[score]}
     best = sorted(groups, key=lambda name: (-groups[name].mean(), name))[:MAX_TESTED]
     return compare_pairs({name: groups[name] for name in best})
 
@@ -186,7 +196,7 @@ def render_leaderboard(df: pd.DataFrame, width: int | None = None) -> Table:
         if len(settings) > 1:
             rendered.add_section()
             rendered.add_row("", Text(shorten(setting, 60), style="italic"))
-        for cells in _cells(table[table.setting == setting], metrics, intervals=("test_top1",))[1]:
+        for cells in _cells(table[table.setting == setting], metrics, intervals=SCORES)[1]:
             shown = cells if wide else cells[:seeds] + cells[seeds + 1 :]
             rendered.add_row(*(Text(shorten(cell, 32)) for cell in shown))
     return rendered
@@ -225,7 +235,7 @@ def _t_quantile(count: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranks(completed: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    means = {str(m): float(v) for m, v in zip(rows.model, rows[RANKED_BY], strict=True)}
+    means = {str(m): float(v) for m, v in zip(rows.model, rows[ranked_by(rows)], strict=True)}
     best = sorted((m for m in means if math.isfinite(means[m])), key=lambda m: (-means[m], m))
     tested, rest = best[:MAX_TESTED], best[MAX_TESTED:]
     pairs = separations(completed.assign(setting=""), "")
@@ -275,7 +285,13 @@ def _note(rows: pd.DataFrame) -> str:
             "Models that the seeds cannot separate share a rank (Welch's t-test, Holm-corrected, 5%); "
             "± is half the 95% interval over seeds."
         )
-    return "Ranks are the order of the accuracies, not tested: that takes several seeds of each model."
+    return f"Ranks are the order of the {scores_in_text(rows)}, not tested: that takes several seeds of each model."
+
+
+def scores_in_text(table: pd.DataFrame) -> str:
+    """What the models are ranked by, in the plural."""
+    keys = {ranked_by(rows) for _, rows in table.groupby("setting")}
+    return " or ".join(words for key, words in ((RANKED_BY, "accuracies"), ("test_miou", "mean IoUs")) if key in keys)
 
 
 def _markdown_lines(header: list[str], body: list[list[str]]) -> list[str]:
