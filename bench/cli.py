@@ -38,6 +38,7 @@ class ExportFormat(StrEnum):
     PARQUET = "parquet"
     CSV = "csv"
     SQLITE = "sqlite"
+    PYTEST_BENCHMARK = "pytest-benchmark"
 
 
 ResultsOption = Annotated[str, typer.Option("--results", help="Folder (or fsspec URL) of the records.")]
@@ -206,9 +207,9 @@ def verify(
 def export(
     results: ResultsOption = "results",
     out: Annotated[Path, typer.Option(help="Folder of the tables.")] = Path("export"),
-    formats: Annotated[list[ExportFormat] | None, typer.Option("--format", help="All three if not given.")] = None,
+    formats: Annotated[list[ExportFormat] | None, typer.Option("--format", help="All tables if not given.")] = None,
 ) -> None:
-    """Write all records as tables: Parquet, CSV, SQLite."""
+    """Write all records as tables (Parquet, CSV, SQLite), or their timed blocks for pytest-benchmark."""
     from bench.records import check_exists
     from reports.export import export_runs
 

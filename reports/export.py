@@ -12,12 +12,14 @@ import pandas as pd
 
 from bench.records import unwritable
 from reports.loading import history_table, load_results
+from reports.pytest_benchmark import write_pytest_benchmark
 from reports.tables import leaderboard
 
-Format = Literal["parquet", "csv", "sqlite"]
+Format = Literal["parquet", "csv", "sqlite", "pytest-benchmark"]
 
 
 FORMATS: tuple[Format, ...] = ("parquet", "csv", "sqlite")
+"""What is written where nothing else is asked for: every table."""
 
 
 def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] = FORMATS) -> list[Path]:
@@ -25,7 +27,8 @@ def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] 
 
     Parquet and CSV are a file a table; SQLite is one `zoobench.sqlite` with three tables. Columns are those of
     `reports.loading.RUN_COLUMNS`, `HISTORY_COLUMNS` and `reports.tables.LEADERBOARD_COLUMNS`, in full precision; what
-    was not measured is empty. Raises `RecordError` if the folder cannot be written.
+    was not measured is empty. ``pytest-benchmark`` is no table: see `reports.pytest_benchmark`. Raises `RecordError` if
+    the folder cannot be written.
     """
     loaded = load_results(results)
     tables = {
@@ -38,7 +41,10 @@ def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind in formats:
-            written += _WRITERS[kind](tables, folder)
+            if kind == "pytest-benchmark":
+                written += write_pytest_benchmark(loaded.records.values(), folder)
+            else:
+                written += _WRITERS[kind](tables, folder)
     except (OSError, sqlite3.OperationalError) as error:
         raise unwritable(out, error if isinstance(error, OSError) else OSError(str(error))) from error
     return written
