@@ -52,7 +52,8 @@ def find_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tup
     if not totals and not operators:
         return ()  # a layer's new name changes nothing that is computed
     layers = list(_layer_differences(before["layers"], after["layers"]))
-    return (*totals, *layers[:SHOWN_LAYERS], *operators[:SHOWN_OPERATORS])
+    shown = list(dict.fromkeys(difference.layer for difference in layers))[:SHOWN_LAYERS]
+    return (*totals, *(each for each in layers if each.layer in shown), *operators[:SHOWN_OPERATORS])
 
 
 def _layer_differences(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> Iterator[Difference]:
