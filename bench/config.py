@@ -136,6 +136,7 @@ class RunConfig(_Frozen):
     seed: int
     data: str
     data_sha256: str
+    classes: tuple[str, ...] = ()
     input_size: Count
     pretrained: bool | str
     pretrained_sha256: str | None
@@ -166,8 +167,9 @@ class Plan(_Frozen):
     """What to run: models × seeds × recipe, on one data set under one budget.
 
     ``models`` are names or wildcards, names perhaps with an option of the builder (``vgg16,batch_norm=true``);
-    ``@representative`` stands for one or two of each family. ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or
-    ``mps``. ``threads`` and the two options left open are chosen for the device; ``compile`` asks for torch.compile.
+    ``@representative`` stands for one or two of each family. ``classes`` takes only images of these. ``device`` is
+    ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``threads`` and the two options left open are chosen for the
+    device; ``compile`` asks for torch.compile.
     ``pretrained`` is true for the published weights, or the path of a state dict; networks then get images of the size
     and preparation that belong to their weights. ``target_top1`` asks for the time and steps to that
     accuracy on ``val``, which is looked at after each epoch.
@@ -178,6 +180,7 @@ class Plan(_Frozen):
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     data: str = "digits"
+    classes: tuple[str, ...] = ()
     input_size: Count = 32
     pretrained: bool | str = False
     val_fraction: Fraction = 0.1

@@ -52,6 +52,7 @@ class Job(BaseModel):
     data_dir: str | None = None
     checkpoint_seconds: float = 60.0
     fresh: bool = False
+    save_weights: bool = False
     plan: str = ""
     command: str = ""
 
@@ -93,7 +94,9 @@ class Run:
         self.environment |= describe_environment(config.device, config.threads)
 
         with self._phase("load"):
-            dataset = load_dataset(config.data, size=config.input_size, data_dir=self.job.data_dir)
+            dataset = load_dataset(
+                config.data, size=config.input_size, data_dir=self.job.data_dir, classes=config.classes
+            )
             if dataset.sha256 != config.data_sha256:
                 raise RuntimeError(f"{config.data!r} is not the data set that the run was planned with")
             streams = self._streams(dataset)
@@ -110,6 +113,8 @@ class Run:
         if not self._train(model, streams, len(dataset.classes)):
             return "diverged"
         self._test(model, streams, len(dataset.classes))
+        if self.job.save_weights:
+            self._save_weights(model)
         self._measure(model)
         self._measure_memory()
         if config.measure.probes:
@@ -142,7 +147,8 @@ class Run:
         else:
             mean, std = (tuple(255 * value for value in each) for each in (self.prepared.mean, self.prepared.std))
             mode = "bicubic" if self.prepared.interpolation in ("bicubic", "lanczos") else "bilinear"
-            normalization, resize = Normalization(mean, std), Resize(self.input_size, mode)
+            normalization = Normalization(mean, std)
+            resize = Resize(self.input_size, mode) if self.input_size != config.input_size else None
         stream = functools.partial(
             BatchStream,
             normalization=normalization,
@@ -277,6 +283,17 @@ class Run:
         self.metrics |= {"test_loss": evaluation.loss, "weights_sha256": hash_weights(model)}
         self.samples |= {"test_confusion": evaluation.confusion, "test_calibration": evaluation.calibration}
 
+    def _save_weights(self, model: nn.Module) -> None:
+        """Keep the weights, and with them how their images were prepared, for fine-tuning."""
+        from bench.training.dense import ImageLogits
+        from zoo.pretrained import Preprocessing, save_weights
+
+        data = self.environment["data"]
+        mean, std = (tuple(value / 255 for value in data[name]) for name in ("mean", "std"))
+        path = Path(self.job.results) / "weights" / f"{self.config.run_id}.safetensors"
+        network = model.network if isinstance(model, ImageLogits) else model
+        save_weights(network, path, Preprocessing(mean, std, self.input_size, "bilinear", 1.0))
+
     def _measure(self, model: nn.Module) -> None:
         from bench.speed import Setting, Speed, measure_speed
 
@@ -348,12 +365,15 @@ class Run:
 
 
 def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None:
-    """The preparation of images that belongs to the weights; None where they are the data set's own.
+    """The preparation of images that belongs to the weights; None where it is the data set's own.
 
-    A state dict for one of our networks, given by its path, is taken to be trained on such images as it will see.
+    A file may say so itself, as those do that a run has saved. A state dict for one of our networks that does not is
+    taken to be trained on such images as it will see.
     """
-    from zoo.pretrained import preprocessing
+    from zoo.pretrained import preprocessing, saved_preprocessing
 
+    if isinstance(pretrained, str) and (saved := saved_preprocessing(Path(pretrained))) is not None:
+        return saved
     return preprocessing(model) if pretrained is True or (pretrained and "/" in model) else None
 
 

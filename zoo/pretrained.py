@@ -6,7 +6,11 @@ Names of parameters are torchvision's or timm's as they stand; where a family's 
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from zoo.registry import SMALL_INPUT_SIZE, ModelInfo, ZooError, model_info
 WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state", "model_state_dict", "model", "weights", "net")
 # What data-parallel training and compilation put before the names.
 PREFIXES = ("module.", "_orig_mod.")
+METADATA_KEY = "zoobench.preprocessing"
 LISTED = 8
 """Keys that an error message lists of each kind."""
 
@@ -208,6 +213,42 @@ def preprocessing(name: str) -> Preprocessing:
         interpolation=str(preset.interpolation.value),
         crop_pct=crop / resize,
     )
+
+
+def save_weights(model: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
+    """Write a state dict as ``.safetensors``, atomically, with the preparation of its images. Raises OSError."""
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(save(state, {METADATA_KEY: json.dumps(dataclasses.asdict(preprocessing))}))
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def saved_preprocessing(path: Path) -> Preprocessing | None:
+    """What a file of `save_weights` says of its images; None for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            stored = (file.metadata() or {}).get(METADATA_KEY)
+    except SafetensorError:
+        return None  # `read_state_dict` says what is wrong with it
+    if stored is None:
+        return None
+    values = json.loads(stored)
+    return Preprocessing(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def _side(size: Any) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +103,7 @@ def load_dataset(
     *,
     size: int = 32,
     data_dir: str | Path | None = None,
+    classes: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Dataset:
     """Load a data set by its name on the command line.
@@ -111,6 +113,7 @@ def load_dataset(
             path is looked for in the current folder, then in ``data_dir``.
         size: side of the images in pixels; others are resized (bilinear, antialiased). Of a mosaic, the canvas's.
         data_dir: where archives and relative paths are found; ``ZOOBENCH_DATA`` if None.
+        classes: take only images of these, and number the classes in this order; all if empty.
         progress: called while something long is done.
 
     Raises:
@@ -118,7 +121,7 @@ def load_dataset(
     """
     kind, colon, inner = name.partition(":")
     if kind == "mosaic" and colon:
-        return _load_mosaic(inner, MosaicLayout.of(size), data_dir, progress)
+        return _load_mosaic(inner, MosaicLayout.of(size), data_dir, classes, progress)
     source = _source(name, data_dir or os.environ.get("ZOOBENCH_DATA"), progress)
     key = hashlib.sha256(f"{source.content_sha256(progress)} size={size} decoder=1".encode()).hexdigest()
 
@@ -135,7 +138,8 @@ def load_dataset(
         split: Split(arrays[f"{split}_images"].view(np.uint8), arrays[f"{split}_labels"].view(np.int64))
         for split in SPLITS
     }
-    return Dataset(source.name, source.classes(), splits["train"], splits["test"], key)
+    dataset = Dataset(source.name, source.classes(), splits["train"], splits["test"], key)
+    return _select(dataset, classes) if classes else dataset
 
 
 def hold_out(labels: Labels, fraction: float, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -157,13 +161,34 @@ def limit(count: int, at_most: int | None, seed: int = 0) -> npt.NDArray[np.int6
     return np.sort(np.random.RandomState(seed).permutation(count)[:at_most])
 
 
-def _load_mosaic(name: str, layout: MosaicLayout, data_dir: str | Path | None, progress: Progress) -> Dataset:
+def _select(dataset: Dataset, classes: Sequence[str]) -> Dataset:
+    """The images of some classes alone, numbered anew. Raises `DataError` for a class that the data set has not."""
+    for name in classes:
+        if name not in dataset.classes:
+            raise DataError(
+                f"the data set {dataset.name!r} has no class {name!r}.{did_you_mean(name, dataset.classes)} "
+                f"It has {', '.join(dataset.classes)}."
+            )
+    numbers = np.full(len(dataset.classes), -1)
+    numbers[[dataset.classes.index(name) for name in classes]] = np.arange(len(classes))
+
+    def select(split: Split) -> Split:
+        labels = numbers[split.labels]
+        return Split(split.images[labels >= 0], labels[labels >= 0])
+
+    key = hashlib.sha256(f"{dataset.sha256} classes={list(classes)}".encode()).hexdigest()
+    return Dataset(dataset.name, tuple(classes), select(dataset.train), select(dataset.test), key)
+
+
+def _load_mosaic(
+    name: str, layout: MosaicLayout, data_dir: str | Path | None, classes: Sequence[str], progress: Progress
+) -> Dataset:
     if not name or name.startswith("mosaic:"):
         raise DataError(
             f"the data set 'mosaic:{name}' lacks the images to lay out. Write, for example, mosaic:digits or "
             "mosaic:cifar10."
         )
-    images = load_dataset(name, size=layout.image_size, data_dir=data_dir, progress=progress)
+    images = load_dataset(name, size=layout.image_size, data_dir=data_dir, classes=classes, progress=progress)
     sizes = f"canvas={layout.canvas_size} image={layout.image_size} images={layout.images_per_canvas}"
     key = hashlib.sha256(f"{images.sha256} {sizes} mosaic=1".encode()).hexdigest()
     return Dataset(

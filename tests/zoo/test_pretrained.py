@@ -1,5 +1,8 @@
 """Weights out of real files, as torchvision and timm save them, and every way in which a file does not fit."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from zoo import ZooError, create_model, model_info
-from zoo.pretrained import head_names, load_pretrained, preprocessing, replace_head
+from zoo.pretrained import (
+    Preprocessing,
+    head_names,
+    load_pretrained,
+    preprocessing,
+    replace_head,
+    save_weights,
+    saved_preprocessing,
+)
 
 CLASSES = 7
 
@@ -220,3 +231,55 @@ def test_preprocessing_belongs_to_the_weights() -> None:
     assert inception_like.mean == (0.5, 0.5, 0.5)
     assert inception_like.input_size == 299
     assert preprocessing("timm/legacy_xception") == inception_like
+
+
+OFFLINE = """
+import sys
+import torch
+from safetensors.torch import load_file
+from zoo import create_model
+
+ours = create_model("timm/resnet10t", num_classes=7, input_size=176, pretrained=True)
+stored = load_file(sys.argv[1])
+kept = [name for name, value in ours.state_dict().items() if name in stored and torch.equal(value, stored[name])]
+print(sorted(set(stored) - set(kept)))
+"""
+
+
+def test_timms_own_loading_fetches_the_weights_and_the_head_is_new(tmp_path: Path) -> None:
+    """With the hub's cache on disk, laid out as the hub's client does, and no network."""
+    config = timm.get_pretrained_cfg("resnet10t")
+    torch.manual_seed(3)
+    repository = tmp_path / "hub" / f"models--{config.hf_hub_id.replace('/', '--')}"
+    revision = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    revision.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision.name)
+    weights = revision / "model.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), weights)
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OFFLINE, str(weights)], env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "['fc.bias', 'fc.weight']"
+
+
+def test_saved_weights_come_back_with_their_preprocessing(resnet18: nn.Module, tmp_path: Path) -> None:
+    prepared = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 96, "bilinear", 1.0)
+    path = tmp_path / "new" / "weights.safetensors"
+    save_weights(resnet18, path, prepared)
+    assert saved_preprocessing(path) == prepared
+    ours = create_model("resnet18", CLASSES, input_size=224, pretrained=path)
+    torch.testing.assert_close(logits(ours), logits(resnet18), atol=1e-5, rtol=0)
+    assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
+    save_file(resnet18.state_dict(), tmp_path / "plain.safetensors")
+    assert saved_preprocessing(tmp_path / "plain.safetensors") is None
+    path.write_bytes(path.read_bytes()[:1000])
+    assert saved_preprocessing(path) is None  # reading it as weights is then the error
+
+
+def test_a_full_disk_leaves_no_half_written_weights(resnet18: nn.Module, small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(resnet18, small_disk / "weights.safetensors", Preprocessing((0.5,), (0.5,), 32, "bilinear", 1.0))
+    assert list(small_disk.iterdir()) == []
