@@ -13,10 +13,12 @@ from bench.config import Plan, RunConfig
 from bench.environment import resolve_device
 from bench.errors import ConfigError, RecordError
 from bench.executors import LocalExecutor
-from bench.records import RunRecord, check_writable, find_record
+from bench.records import RunRecord, check_writable, find_record, is_local
 from bench.stages import Job, preprocessing_of
 
 REPRESENTATIVE = "@representative"
+IMAGE_ONLY = ("rotation", "color_jitter", "randaugment", "cutout", "mixup", "cutmix")
+"""Options of a recipe that are made for whole images."""
 
 
 class Display(Protocol):
@@ -120,7 +122,11 @@ def resolve_plan(plan: Plan, *, data_dir: str | Path | None, display: Display) -
     _check_options(plan, models)
     device = resolve_device(plan.device)
     weights_sha256 = _check_weights(plan.pretrained, models)
-    dataset = load_dataset(plan.data, size=plan.input_size, data_dir=data_dir, progress=display.loading)
+    dataset = load_dataset(
+        plan.data, size=plan.input_size, data_dir=data_dir, classes=plan.classes, progress=display.loading
+    )
+    if dataset.mosaic is not None:
+        _check_dense(plan, models)
     on_gpu = device.startswith("cuda")
     return plan.expand(
         models=models,
@@ -142,6 +148,7 @@ def run_plan(
     command: str = "",
     force: bool = False,
     checkpoint_seconds: float = 60.0,
+    save_weights: bool = False,
 ) -> Outcome:
     """Do the plan's runs, one after the other, each in a process of its own.
 
@@ -150,6 +157,8 @@ def run_plan(
     epoch's end and every ``checkpoint_seconds``, from which a killed run goes on.
     """
     check_writable(results)
+    if save_weights and not is_local(results):
+        raise ConfigError(f"--save-weights needs a folder of this machine for --results, not {results!r}.")
     runs = resolve_plan(plan, data_dir=data_dir, display=display)
     done = {} if force else {run.run_id: record for run in runs if (record := _finished(results, run))}
     outcome = Outcome(skipped=len(done))
@@ -166,6 +175,7 @@ def run_plan(
                 data_dir=str(data_dir) if data_dir is not None else None,
                 checkpoint_seconds=checkpoint_seconds,
                 fresh=force,
+                save_weights=save_weights,
                 plan=plan.name,
                 command=command,
             )
@@ -184,6 +194,35 @@ def _check_options(plan: Plan, models: list[str]) -> None:
 
     for model in models:
         check_options(model, plan.recipe.model_options)
+
+
+def _check_dense(plan: Plan, models: list[str]) -> None:
+    """That every model labels pixels, and that the recipe and the weights ask for nothing that dense labels lack."""
+    import zoo
+
+    classifiers = [model for model in models if zoo.model_info(model).task != "segmentation"]
+    if classifiers:
+        possible = [name for name in zoo.list_models() if zoo.model_info(name).task == "segmentation"]
+        raise ConfigError(
+            f"the data set {plan.data!r} has a label for each pixel, and {', '.join(map(repr, classifiers))} "
+            f"{'gives' if len(classifiers) == 1 else 'give'} one answer an image. "
+            f"Choose models that segment: {', '.join(possible)}; or the data set {plan.data.partition(':')[2]!r}."
+        )
+    asked = [option for option in IMAGE_ONLY if getattr(plan.recipe, option)]
+    if asked:
+        raise ConfigError(
+            f"the recipe {plan.recipe.name!r} asks for {', '.join(asked)}, which {plan.data!r} does not have: its "
+            "canvases are new in every epoch, and their labels would have to change with the pixels. "
+            f"Set {' and '.join(f'recipe.{option}' for option in asked)} to 0."
+        )
+    for model in models:
+        prepared = preprocessing_of(model, plan.pretrained)
+        if prepared is not None and prepared.input_size != plan.input_size:
+            raise ConfigError(
+                f"the weights of {model!r} are made for images of {prepared.input_size} pixels, and the canvases of "
+                f"{plan.data!r} have {plan.input_size}. Labels are not resized: set input_size to "
+                f"{prepared.input_size}, or leave pretrained out."
+            )
 
 
 def _check_weights(pretrained: bool | str, models: list[str]) -> str | None:
