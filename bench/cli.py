@@ -81,7 +81,7 @@ def run(
         str | None,
         typer.Option(help="Names or wildcards, by commas; NAME,OPTION=VALUE sets an option."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, parquet:PATH or folder:PATH.")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, parquet:PATH, folder:PATH or mosaic:DATA.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(envvar="ZOOBENCH_DATA", help="Where archives and relative data paths are.")
     ] = None,
