@@ -136,6 +136,11 @@ def raises(x):
 def out_of_memory(x):
     return torch.empty(2**60)
 
+def hungers(x):
+    if torch.is_grad_enabled() and len(x) > 8:
+        torch.empty(2**60)
+    return x
+
 def dies(x):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -150,7 +155,7 @@ def build(act):
         return Net(act)
     return builder
 
-for act in (raises, out_of_memory, dies, exits, nan):
+for act in (raises, out_of_memory, hungers, dies, exits, nan):
     register_model(name=f"net_that_{act.__name__}")(build(act))
 """
 
@@ -182,6 +187,7 @@ def broken(tmp_path_factory):
         ("net_that_out_of_memory", "failed", "RuntimeError", "memory"),
         ("net_that_dies", "failed", "SIGKILL", "ran out of memory"),
         ("net_that_exits", "failed", "ProcessExit", "exit status 7"),
+        ("net_that_hungers", "completed", None, None),
         ("net_that_nan", "diverged", None, None),
         ("lenet5", "completed", None, None),
     ],
@@ -202,6 +208,17 @@ def test_a_failure_becomes_a_record_and_the_plan_goes_on(broken, model, status, 
         assert record.metrics["params"] == 30_730  # what was found before the failure is kept
     assert process.returncode == 1
     assert "Traceback" not in process.stderr
+
+
+def test_out_of_memory_keeps_the_effective_batch_and_is_told(broken):
+    _, records = broken
+    record = records["net_that_hungers"]
+    steps = record.environment["data"]["train"] // record.config["recipe"]["batch_size"]
+    assert (record.metrics["steps"], record.metrics["micro_batch_size"]) == (steps, 8)
+    (flag,) = [flag for flag in record.flags if flag.kind == "out_of_memory"]
+    assert flag.phase == "train"
+    assert "8 of 32 images at a time" in flag.message
+    assert "micro_batch_size" not in records["lenet5"].metrics
 
 
 def wait_for_line(stream, text):
@@ -316,6 +333,26 @@ def test_pretrained_weights_come_with_their_preprocessing(tmp_path):
     assert record.metrics["macs"] == pytest.approx(56.51e6, rel=0.05)
     weights.write_bytes(weights.read_bytes() + b" ")
     assert run_plan(tuned, str(tmp_path), Silent()).skipped == 0
+
+
+def test_what_the_recipe_asks_of_a_network_must_be_there(tmp_path):
+    asked = plan("simple_cnn", "lenet5", recipe={"base": "quick", "drop_rate": 0.1})
+    with pytest.raises(ZooError, match="'lenet5' takes no argument 'drop_rate'"):
+        resolve_plan(asked, data_dir=None, display=Silent())
+    with pytest.raises(ConfigError, match=r"target_top1 .* val_fraction"):
+        plan("lenet5", target_top1=0.5, val_fraction=0.0)
+
+
+def test_equal_macs_mean_steps_in_inverse_proportion(tmp_path):
+    budget = {"macs": 3e9}
+    target = {"target_top1": 0.01}
+    outcome = run_plan(plan("lenet5", "simple_cnn", budget=budget, **target), str(tmp_path), Silent())
+    for record in outcome.records:
+        assert record.error is None
+        step_macs = 3 * record.metrics["macs"] * 32
+        assert record.metrics["steps"] == max(1, int(3e9 / step_macs))
+        assert record.metrics["target_steps"] == record.history[0]["step"]
+        assert record.metrics["target_seconds"] == record.history[0]["seconds"]
 
 
 def test_published_weights_that_do_not_exist_are_told_before_anything_runs(tmp_path):
