@@ -205,6 +205,9 @@ def _render_speed(asked: dict[str, Any], found: Speed) -> RenderableType:
         if (joules := metrics.get(f"{prefix}energy_per_img_joules")) is not None:
             lines.append(f"energy, {label}: {joules:.3g} J an image")
     lines.append(f"energy: {environment['energy']}")
+    if asked["compile"]:
+        seconds = [value for name, value in metrics.items() if name.endswith("compile_seconds")]
+        lines.append(f"compiling, apart: {sum(seconds):.1f} s")
     lines.append(f"on {machine['gpu'] or machine['cpu']}, {machine['device']}, CPU threads: {environment['threads']}")
     lines += [f"{flag.kind} during {flag.phase.replace('_', ' ')}: {flag.message}" for flag in found.flags]
     return Group(table, *(Text(line) for line in lines))

@@ -142,10 +142,7 @@ class _Measurement:
             network = copy.deepcopy(self.model).eval()
             self._infer(network.to(self.setting.weights_dtype).to(memory_format=self.setting.memory_format))
         if "train" in modes:
-            step = self._training_step(self.config.batch_size)
-            with self.phase("measure_train"):
-                measured = measure_throughput(step, self.config.batch_size, self.config, self.clock, self.read_joules)
-            self._keep("train", "train_", measured)
+            self._throughput("train", "train_", self._training_step)
 
     def _infer(self, network: nn.Module) -> None:
         config = self.config
@@ -154,11 +151,10 @@ class _Measurement:
         def create_step(batch_size: int) -> Step:
             return self._inference_step(network, batch_size)
 
-        with self.phase("measure_infer"):
-            step = create_step(config.batch_size)
-            self._keep("infer", "", measure_throughput(step, config.batch_size, config, self.clock, self.read_joules))
+        self._throughput("infer", "", create_step)
+        step = self._compile(create_step(1), "latency_")
         with self.phase("measure_latency"):
-            self._keep_latency(measure_latency(create_step(1), half, self.clock))
+            self._keep_latency(measure_latency(step, half, self.clock))
         if not config.batch_sizes:
             return
         each = config.model_copy(update={"seconds": config.seconds / len(config.batch_sizes)})
@@ -173,6 +169,21 @@ class _Measurement:
         if sweep.best is not None:
             self.found.metrics["best_batch_size"] = sweep.best.batch_size
             self.found.metrics["best_batch_throughput_img_per_s"] = sweep.best.img_per_s
+
+    def _throughput(self, phase: str, prefix: str, create_step: Callable[[int], Step]) -> None:
+        """At the batch size of the configuration; where that does not fit, it is told, and measuring goes on."""
+        size = self.config.batch_size
+        try:
+            step = self._compile(create_step(size), prefix)
+            with self.phase(f"measure_{phase}"):
+                measured = measure_throughput(step, size, self.config, self.clock, self.read_joules)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"batch size {size} does not fit: {str(error).splitlines()[0]}"
+            self._flag("out_of_memory", f"measure_{phase}", message)
+        else:
+            self._keep(phase, prefix, measured)
 
     def _inference_step(self, network: nn.Module, batch_size: int) -> Step:
         setting, images = self.setting, self.setting.images(batch_size)
@@ -202,6 +213,12 @@ class _Measurement:
             return train_step(ready, optimizer, images, targets, recipe, autocast)
 
         return train
+
+    def _compile(self, step: Step, prefix: str) -> Step:
+        """Have the step compiled before its phase: the compiler's processes are no disturbance of it."""
+        if self.setting.compile:
+            self.found.metrics[f"{prefix}compile_seconds"] = self.clock.time_block(step, 1)
+        return step
 
     def _compiled(self, network: nn.Module) -> Any:
         """The network as it is to be timed; each batch size gets kernels of its own."""
@@ -313,7 +330,7 @@ def look_at_speed(
     model = model.to(setting.device).to(memory_format=setting.memory_format)
     measure_speed(model, setting, config, Recipe(), found, phase, modes)
     found.metrics["macs"] = macs
-    if "infer" in modes:
+    if "throughput_img_per_s" in found.metrics:
         found.metrics["macs_per_s"] = macs * found.metrics["throughput_img_per_s"]
         found.metrics["macs_utilisation"] = found.metrics["macs_per_s"] / found.environment["peak_macs_per_s"]
     return found

@@ -82,6 +82,20 @@ def test_a_batch_that_does_not_fit_ends_the_sweep_and_is_told():
     assert "17179869184" in flag.message
 
 
+def test_a_batch_size_that_does_not_fit_is_told_and_the_rest_is_measured():
+    config = QUICK.model_copy(update={"batch_size": 2**34})
+    found, phases = measure(zoo.create_model("lenet5"), config)
+    assert [flag.phase for flag in found.flags if flag.kind == "out_of_memory"] == ["measure_infer", "measure_train"]
+    assert "measure_latency" in phases
+    assert found.metrics["latency_p50_ms"] > 0
+    assert "throughput_img_per_s" not in found.metrics
+
+
+def test_any_other_error_is_an_error():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        measure(nn.Sequential(nn.Flatten(), nn.Linear(7, 10)))
+
+
 class Spy(nn.Module):
     """Keeps what it is given."""
 
