@@ -14,7 +14,7 @@ from bench.environment import resolve_device
 from bench.errors import ConfigError, RecordError
 from bench.executors import LocalExecutor
 from bench.records import RunRecord, check_writable, find_record, is_local
-from bench.stages import Job, preprocessing_of
+from bench.stages import Job, model_options, preprocessing_of
 
 REPRESENTATIVE = "@representative"
 IMAGE_ONLY = ("rotation", "color_jitter", "randaugment", "cutout", "mixup", "cutmix")
@@ -190,10 +190,8 @@ def run_plan(
 
 def _check_options(plan: Plan, models: list[str]) -> None:
     """That the architectures have what the recipe asks of them."""
-    from zoo.registry import check_options
-
     for model in models:
-        check_options(model, plan.recipe.model_options)
+        model_options(model, plan.recipe)
 
 
 def _check_dense(plan: Plan, models: list[str]) -> None:

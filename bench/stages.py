@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from bench.config import RunConfig
+from bench.config import Recipe, RunConfig
 from bench.environment import Disturbance, describe_environment
 from bench.records import CARD_SUFFIX, PROBES_SUFFIX, Flag, Status, is_local, record_path, write_atomically
 
@@ -102,7 +102,12 @@ class Run:
             streams = self._streams(dataset)
             torch.manual_seed(config.seed)
             model = zoo.create_model(
-                config.model, len(dataset.classes), self.input_size, 3, config.pretrained, **config.recipe.model_options
+                config.model,
+                len(dataset.classes),
+                self.input_size,
+                3,
+                config.pretrained,
+                **model_options(config.model, config.recipe),
             )
             if zoo.model_info(config.model).task == "segmentation" and dataset.mosaic is None:
                 model = ImageLogits(model)
@@ -198,7 +203,7 @@ class Run:
 
         with torch.device("meta"):
             model = zoo.create_model(
-                self.config.model, num_classes, self.input_size, **self.config.recipe.model_options
+                self.config.model, num_classes, self.input_size, **model_options(self.config.model, self.config.recipe)
             )
         counts = count_complexity(model, (1, 3, self.input_size, self.input_size))
         self.metrics |= {
@@ -362,6 +367,22 @@ class Run:
         self.emit({"event": "phase", "phase": name})
         with Disturbance(name, self.flags):
             yield
+
+
+def model_options(model: str, recipe: Recipe) -> dict[str, Any]:
+    """What the recipe asks of the builder of ``model``. Raises `zoo.ZooError` where it does not take that.
+
+    No dropout is what a network without dropout has.
+    """
+    from zoo.registry import check_options, takes_option
+
+    options = {
+        name: value
+        for name, value in recipe.model_options.items()
+        if not (name == "drop_rate" and value == 0 and not takes_option(model, name))
+    }
+    check_options(model, options)
+    return options
 
 
 def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None:

@@ -252,12 +252,9 @@ def split_options(name: str) -> tuple[str, dict[str, Any]]:
 
 def check_options(name: str, options: Iterable[str]) -> None:
     """Raise `ZooError` if the builder of ``name`` does not take one of the options."""
-    if "/" in name:
-        return  # what other libraries' builders take, they say when they build
-    info = model_info(name)
-    possible = inspect.signature(info.builder).parameters
     for option in options:
-        if not _takes(info.builder, option):
+        if not takes_option(name, option):
+            possible = inspect.signature(model_info(name).builder).parameters
             raise ZooError(
                 f"{name!r} takes no argument {option!r}.{did_you_mean(option, possible)} "
                 f"It takes {', '.join(possible)}."
@@ -271,6 +268,11 @@ def _read_value(text: str) -> bool | int | float | str:
         with contextlib.suppress(ValueError):
             return number(text)
     return text
+
+
+def takes_option(name: str, option: str) -> bool:
+    """Whether the builder of ``name`` takes the option; of other libraries' builders it is supposed."""
+    return "/" in name or _takes(model_info(name).builder, option)
 
 
 def _takes(builder: Builder, argument: str) -> bool:

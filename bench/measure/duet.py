@@ -12,6 +12,7 @@ import math
 import os
 import random
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -135,7 +136,12 @@ class WorkerProcess:
     def __init__(self, interpreter: str, setting: Setting) -> None:
         begun = time.monotonic()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        threads = {name: str(setting.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        environment = dict(os.environ)
+        if interpreter != sys.executable:
+            # What our own interpreter is told to import first would take the place of what that one has.
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                environment.pop(name, None)
+        environment |= ALLOCATOR | {name: str(setting.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         try:
             self._process = subprocess.Popen(
                 [interpreter, str(WORKER)],
@@ -144,7 +150,7 @@ class WorkerProcess:
                 stderr=self._stderr,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, **ALLOCATOR, **threads},
+                env=environment,
                 start_new_session=True,  # Ctrl-C comes to us alone; we then end the process
             )
         except OSError as error:
@@ -158,7 +164,8 @@ class WorkerProcess:
         except WorkerError as error:
             self.close()
             raise InterpreterError(
-                f"the interpreter {interpreter} cannot measure on {setting.device}: {error}. It needs torch."
+                f"the interpreter {interpreter} cannot measure on {setting.device}: {error}. It needs torch, and "
+                "the device; `zoobench doctor` says what is here."
             ) from error
         except BaseException:
             self.close()

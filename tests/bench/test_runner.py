@@ -78,6 +78,9 @@ def test_a_record_says_everything_that_was_measured(done):
         assert len(metrics["weights_sha256"]) == 64
         assert metrics["images_seen"] == record.history[-1]["images_seen"]
         assert len(record.samples["infer_block_seconds"]) >= 3
+        assert len(record.samples["latency_seconds"]) >= 3
+        assert metrics["latency_p50_ms"] <= metrics["latency_p99_ms"]
+        assert record.environment["energy"]
         assert sum(map(sum, record.samples["test_confusion"])) == 50
         assert record.environment["data"]["train"] == 180
         assert record.environment["data"]["val"] == 20
@@ -110,7 +113,8 @@ def test_the_same_seed_gives_the_same_weights_and_accuracy_elsewhere(done):
 def test_the_display_is_told_phases_and_rows(done):
     _, displays, _ = done
     phases = [event["phase"] for event in displays[0].events if event["event"] == "phase"]
-    assert phases == ["load", "train", "test", "measure_peak", "measure_infer", "measure_train", "probe"] * 2
+    measured = ["measure_peak", "measure_infer", "measure_latency", "measure_train"]
+    assert phases == ["load", "train", "test", *measured, "probe"] * 2
     rows = [event for event in displays[0].events if event["event"] == "row"]
     assert rows[-1]["share"] == 1.0
 
@@ -339,6 +343,8 @@ def test_what_the_recipe_asks_of_a_network_must_be_there(tmp_path):
     asked = plan("simple_cnn", "lenet5", recipe={"base": "quick", "drop_rate": 0.1})
     with pytest.raises(ZooError, match="'lenet5' takes no argument 'drop_rate'"):
         resolve_plan(asked, data_dir=None, display=Silent())
+    without = plan("lenet5", recipe={"base": "quick", "drop_rate": 0.0})  # which it does anyhow
+    assert resolve_plan(without, data_dir=None, display=Silent())
     with pytest.raises(ConfigError, match=r"target_top1 .* val_fraction"):
         plan("lenet5", target_top1=0.5, val_fraction=0.0)
 
