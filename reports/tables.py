@@ -49,7 +49,7 @@ SHOWN = (
 )
 """The metrics that a leaderboard shows to people, in this order."""
 
-_LEAST_WIDTH = {"peak_memory_bytes": 105, "train_seconds": 105, "latency_p50_ms": 116}
+_LEAST_WIDTH = {"test_pixel_accuracy": 105, "peak_memory_bytes": 105, "train_seconds": 105, "latency_p50_ms": 116}
 """Terminals narrower than this do without the metric."""
 
 LEADERBOARD_COLUMNS: dict[str, str] = {
@@ -198,7 +198,7 @@ def render_leaderboard(df: pd.DataFrame, width: int | None = None) -> Table:
             rendered.add_row("", Text(shorten(setting, 60), style="italic"))
         for cells in _cells(table[table.setting == setting], metrics, intervals=SCORES)[1]:
             shown = cells if wide else cells[:seeds] + cells[seeds + 1 :]
-            rendered.add_row(*(Text(shorten(cell, 32)) for cell in shown))
+            rendered.add_row(*(Text(shorten(cell, 36 if wide else 24)) for cell in shown))
     return rendered
 
 

@@ -1,12 +1,15 @@
 """Records of dense labels: ranked by mean IoU, and never together with accuracies."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from reports.loading import load_results, load_runs
 from reports.report import write_report
 from reports.snapshot import take_snapshot
-from reports.tables import leaderboard, ranked_by, separations, to_markdown
+from reports.tables import leaderboard, ranked_by, render_leaderboard, separations, to_markdown
 from reports.verify import verify_page
 
 CLASSES = ["background", "0", "1"]
@@ -72,3 +75,21 @@ def test_the_page_speaks_of_mean_iou_and_can_be_verified(save, dense_records, tm
     snapshot = take_snapshot(load_results(results))
     assert "val_miou" in snapshot["curves"]["columns"]
     assert snapshot["target"]["val_miou"] in (0.35, 0.4)
+
+
+def test_names_that_differ_in_an_option_stay_apart_on_a_narrow_terminal(save, make_record) -> None:
+    names = [f"deeplabv3_resnet18,output_stride={stride}" for stride in (8, 16, 32)]
+    numbers = {"test_pixel_accuracy": 0.5, "params": 15_901_515, "macs": 2.35e9, "throughput_img_per_s": 1234.5}
+    numbers |= {"train_throughput_img_per_s": 432.1, "peak_memory_bytes": 1e9, "train_seconds": 1234.0}
+    records = [
+        make_record(name, metrics=numbers | {"test_miou": 0.1 * k}, config={"data": "mosaic:digits"})
+        for k, name in enumerate(names)
+    ]
+    out = io.StringIO()
+    runs = load_runs(save(records))
+    Console(file=out, width=80).print(render_leaderboard(runs, 80))
+    text = out.getvalue()
+    for stride in (8, 16, 32):
+        assert f"ride={stride} " in text
+    assert "15.9" in text
+    assert text.count("…") == len(names)  # of nothing but the names anything is left out
