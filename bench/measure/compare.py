@@ -129,6 +129,8 @@ def compare_sides(
             interpreter: stack.enter_context(WorkerProcess(interpreter, options.setting))
             for interpreter in dict.fromkeys((base.interpreter, head.interpreter))
         }
+        for worker in workers.values():
+            worker.wait()
         inspectors = Inspector(base, workers[base.interpreter]), Inspector(head, workers[head.interpreter])
         environments = inspectors[0].environment, inspectors[1].environment
         differing = compare_environments(*environments)

@@ -131,10 +131,14 @@ class PairSample:
 
 
 class WorkerProcess:
-    """A process that runs `duet_worker`; ``with`` ends it. ``ask`` sends a command and waits for the answer."""
+    """A process that runs `duet_worker`; ``with`` ends it. ``ask`` sends a command and waits for the answer.
+
+    It starts on its own; `wait` until it is ready, so that several can start at once.
+    """
 
     def __init__(self, interpreter: str, setting: Setting) -> None:
-        begun = time.monotonic()
+        self._interpreter, self._setting = interpreter, setting
+        self.environment: dict[str, Any] = {}
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         environment = dict(os.environ)
         if interpreter != sys.executable:
@@ -159,18 +163,17 @@ class WorkerProcess:
                 f"the interpreter {interpreter} does not run: {error.strerror}. Name a virtual environment whose "
                 "bin/python exists: env:/path/to/venv."
             ) from error
+
+    def wait(self) -> Self:
+        """Until torch is imported and the device is there. Raises `InterpreterError` if that fails."""
         try:
-            self.environment = self.ask("start", device=setting.device, threads=setting.threads)
+            self.environment = self.ask("start", device=self._setting.device, threads=self._setting.threads)
         except WorkerError as error:
-            self.close()
             raise InterpreterError(
-                f"the interpreter {interpreter} cannot measure on {setting.device}: {error}. It needs torch, and "
-                "the device; `zoobench doctor` says what is here."
+                f"the interpreter {self._interpreter} cannot measure on {self._setting.device}: {error}. It needs "
+                "torch, and the device; `zoobench doctor` says what is here."
             ) from error
-        except BaseException:
-            self.close()
-            raise
-        self.start_seconds = time.monotonic() - begun
+        return self
 
     def __enter__(self) -> Self:
         return self
@@ -218,6 +221,8 @@ class Duet:
         try:
             for interpreter in dict.fromkeys(interpreters):
                 self._workers[interpreter] = WorkerProcess(interpreter, setting)
+            for worker in self._workers.values():
+                worker.wait()
         except BaseException:
             self.close()
             raise

@@ -102,8 +102,12 @@ def test_a_process_that_dies_is_told_with_what_it_said(repository):
 
 def test_an_interpreter_without_torch_is_refused(tmp_path):
     venv.create(tmp_path / "bare", with_pip=False)
-    with pytest.raises(InterpreterError, match="needs torch"):
-        WorkerProcess(str(tmp_path / "bare" / "bin" / "python"), Setting())
+    bare = WorkerProcess(str(tmp_path / "bare" / "bin" / "python"), Setting())
+    with bare, pytest.raises(InterpreterError, match="It needs torch"):
+        bare.wait()
+    without_device = WorkerProcess(sys.executable, Setting(device="cuda:99"))
+    with without_device, pytest.raises(InterpreterError, match="cannot measure on cuda:99"):
+        without_device.wait()
     with pytest.raises(InterpreterError, match="does not run"):
         WorkerProcess(str(tmp_path / "nothing"), Setting())
 
