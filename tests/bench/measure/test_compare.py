@@ -1,0 +1,246 @@
+"""`zoobench compare` as a CI job meets it: exit status, what is told, and nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.measure.compare import (
+    EXIT_CODES,
+    CompareOptions,
+    Comparison,
+    Inspector,
+    ModelResult,
+    choose_batch_size,
+    compare_environments,
+    match_models,
+)
+from bench.measure.compare_summary import comparison_to_dict, render_markdown
+from bench.measure.duet import Setting, WorkerProcess
+from bench.measure.sides import Side
+
+ROOT = Path(__file__).parents[3]
+
+
+def command(*arguments):
+    return [sys.executable, "-P", "-m", "bench.cli", "compare", *map(str, arguments)]
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+
+def zoobench_compare(folder, *arguments):
+    return subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, env=environment())
+
+
+@pytest.fixture
+def clone(tmp_path, repository):
+    """A clone of this repository, as it stands in its last commit."""
+    path = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", "--local", str(ROOT), str(path)], check=True)
+    repository.path = path.resolve()
+    return repository
+
+
+def test_an_extra_convolution_in_a_commit_gives_15_and_its_layer(clone):
+    file = "zoo/architectures/simple_cnn.py"
+    clone.replace(file, "super().__init__()", "super().__init__()\n        self.more = nn.Conv2d(3, 3, 1)")
+    clone.replace(file, "x = self.pool(self.stages(x))", "x = self.pool(self.stages(self.more(x)))")
+    clone.commit("one more convolution")
+    done = zoobench_compare(clone.path, "git:HEAD~1", "git:HEAD", "--models", "simple_cnn")
+    assert done.returncode == 15, done.stderr
+    assert "more: layer nothing → Conv2d" in done.stdout
+    assert "round 1" not in done.stderr  # nothing was timed
+    assert clone.worktrees() == [str(clone.path)]
+
+
+def test_a_renamed_model_gives_12_and_both_names(clone):
+    clone.replace("zoo/architectures/simple_cnn.py", "def simple_cnn(", "def plain_cnn(")
+    clone.commit("another name")
+    done = zoobench_compare(clone.path, "git:HEAD~1", "git:HEAD", "--models", "*_cnn", "--json")
+    assert done.returncode == 12, done.stderr
+    told = {result["model"]: result["status"] for result in json.loads(done.stdout)["results"]}
+    assert told == {"simple_cnn": "missing", "plain_cnn": "new"}
+
+
+def test_two_revisions_are_timed_and_told_in_every_form(repository, tmp_path):
+    repository.replace("zoo/__init__.py", '"wide": 16', '"wide": 16, "broken": 0')
+    repository.commit("a model that cannot be built: no channels")
+    repository.replace(
+        "zoo/__init__.py", "        return self.fc(", "        [x.clone() for _ in range(300)]\n        return self.fc("
+    )
+    summary, raw = tmp_path / "summary.md", tmp_path / "raw.json"
+    summary.write_text("before\n")
+    done = zoobench_compare(
+        repository.path, "git:HEAD", ".", "--models", "small,broken", "--budget", "3", "--json",
+        *("--markdown", summary, "--out", raw, "--input-size", "16", "--batch-size", "2"),
+    )  # fmt: skip
+    told = json.loads(done.stdout)
+    results = {result["model"]: result for result in told["results"]}
+    assert results["broken"]["status"] == "failed"
+    assert results["small"]["status"] in ("regressed", "inconclusive")  # in so short a time
+    assert results["small"]["change"] > 0.5
+    assert results["small"]["differences"] == []  # copies are no change of what is computed
+    assert results["small"]["step_ms"][1] > results["small"]["step_ms"][0] > 0
+    assert done.returncode == EXIT_CODES[told["failures"][0]]
+    assert told["base"]["commit"] == repository.git("rev-parse", "HEAD")
+    assert told["setting"]["threads"] == told["base"]["threads"] == 1
+    pairs = json.loads(raw.read_text())["pairs"]["small"]
+    blocks = [block for pair in pairs for quad in pair["quads"] for block in quad["blocks"]]
+    assert len(blocks) == 4 * results["small"]["quads"]
+    assert summary.read_text().startswith("before\n### Speed: `git:HEAD` → `.`")
+    assert "| `small` |" in summary.read_text()
+    assert repository.worktrees() == [str(repository.path)]
+
+
+def test_an_interrupted_call_leaves_nothing(repository):
+    repository.write("README.md", "another commit")
+    repository.commit("second")
+    process = subprocess.Popen(
+        command("git:HEAD~1", "git:HEAD", "--budget", "600"),
+        cwd=repository.path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment(),
+    )
+    for line in process.stderr:
+        if line.startswith("round 1"):
+            break
+    assert len(repository.worktrees()) == 3
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130, said
+    assert "Traceback" not in said
+    assert repository.worktrees() == [str(repository.path)]
+
+
+def test_models_are_matched_by_name_on_both_sides(repository, tmp_path):
+    """What represents the zoo changed, one model went and one came; and a name may be on neither side."""
+    shutil.copytree(repository.path / "zoo", tmp_path / "head" / "zoo")
+    repository.replace("zoo/__init__.py", '"small": 8', '"small": 8, "gone": 4')
+    repository.path = tmp_path / "head"
+    repository.replace("zoo/__init__.py", '"small": 8', '"small": 8, "came": 4')
+    repository.replace("zoo/registry.py", '["small"]', '["wide"]')
+    roots = (tmp_path / "repository", tmp_path / "head")
+    with WorkerProcess(sys.executable, Setting()).wait() as worker:
+        base, head = (Inspector(Side(root.name, sys.executable, str(root)), worker) for root in roots)
+        assert match_models((base, head), ["@representative"]) == ([], ["small", "wide"])
+        results, both = match_models((base, head), ["*", "gone"])
+        assert both == ["small", "wide"]
+        assert {result.model: result.status for result in results} == {"gone": "missing", "came": "new"}
+        with pytest.raises(UserError, match="no architecture is named 'smal'"):
+            match_models((base, head), ["small", "smal"])
+        with pytest.raises(UserError, match=r"--models zzz\*"):
+            match_models((base, head), ["zzz*"])
+
+
+def test_unlike_environments_give_13_before_anything_is_timed(repository, tmp_path):
+    """Two virtual environments; the second has another version of a library that times depend on."""
+    sides = []
+    for name in ("one", "two"):
+        venv.create(tmp_path / name, with_pip=False)
+        (site,) = (tmp_path / name / "lib").glob("python*/site-packages")
+        paths = [str(repository.path), *(path for path in sys.path if path.endswith("site-packages"))]
+        (site / "ours.pth").write_text("\n".join(paths))
+        sides.append(f"env:{tmp_path / name}")
+    metadata = site / "timm-0.0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+    done = zoobench_compare(tmp_path, *sides, "--models", "small")
+    assert done.returncode == 13, done.stderr
+    assert "0.0.1" in done.stdout
+    assert "--force" in done.stdout
+    assert "round 1" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["git:nothing", "."], "git:nothing is no revision"),
+        ([".", ".", "--models", "smal"], "no architecture is named 'smal'"),
+        ([".", ".", "--fail-on", "regresed"], "Did you mean 'regressed'?"),
+        ([".", ".", "--out", "/no/such/folder/x.json"], "/no/such/folder"),
+        ([".", ".", "--json", "--markdown", "-"], "--markdown"),
+    ],
+)
+def test_bad_input_gets_one_paragraph_and_status_2(repository, arguments, told):
+    done = zoobench_compare(repository.path, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def comparison(*statuses, differing=(), forced=False, **options):
+    side = Side("git:x", sys.executable, None)
+    results = tuple(ModelResult(f"net{number}", status) for number, status in enumerate(statuses))
+    return Comparison(side, side, CompareOptions(**options), ({}, {}), tuple(differing), forced, results)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "fail_on", "code"),
+    [
+        (["unchanged", "improved"], EXIT_CODES, 0),
+        (["unchanged", "regressed"], EXIT_CODES, 10),
+        (["inconclusive"], EXIT_CODES, 11),
+        (["missing"], EXIT_CODES, 12),
+        (["new"], EXIT_CODES, 12),
+        (["failed"], EXIT_CODES, 14),
+        ([], EXIT_CODES, 14),
+        (["changed"], EXIT_CODES, 15),
+        (["inconclusive", "failed", "regressed", "changed", "missing"], EXIT_CODES, 12),
+        (["inconclusive", "failed", "regressed", "changed"], EXIT_CODES, 15),
+        (["inconclusive", "failed", "regressed"], EXIT_CODES, 10),
+        (["inconclusive", "failed"], EXIT_CODES, 14),
+        (["inconclusive", "failed", "regressed", "changed", "missing"], ["regressed", "inconclusive"], 10),
+        (["inconclusive"], ["regressed"], 0),
+        (["regressed", "changed"], [], 0),
+    ],
+)
+def test_exit_code_and_its_precedence(statuses, fail_on, code):
+    assert comparison(*statuses).exit_code(fail_on) == code
+
+
+def test_differing_environments_go_first_unless_forced():
+    assert comparison(differing=["threads 1 → 2"]).exit_code() == 13
+    forced = comparison("regressed", differing=["threads 1 → 2"], forced=True)
+    assert forced.exit_code() == 10
+    assert "threads 1 → 2. Measured all the same, as --force asks" in render_markdown(forced)
+
+
+def test_what_makes_environments_differ():
+    one = {"python": "3.12.1", "torch": "2.14.1", "threads": 1, "device": "cpu", "irrelevant": 1}
+    assert compare_environments(one, one | {"irrelevant": 2}) == ()
+    assert compare_environments(one, one | {"threads": 2}) == ("threads 1 → 2",)
+    assert compare_environments(one, one | {"torch": "2.14.0"}) == ("torch 2.14.1 → 2.14.0",)
+
+
+def test_batch_size_keeps_steps_short():
+    sizes = [choose_batch_size(macs, Setting()) for macs in (650_000, 10_300_000, 46_000_000, 555_000_000, 4 * 10**9)]
+    assert sizes == [32, 16, 4, 1, 1]
+    assert choose_batch_size(4 * 10**9, Setting(mode="train")) == 2
+    assert choose_batch_size(0, Setting()) == 32
+    assert choose_batch_size(4 * 10**9, Setting(device="cuda")) == 128
+
+
+def test_hostile_names_do_not_break_markdown_and_json_is_complete():
+    told = render_markdown(comparison("failed", models=("a",)))
+    assert told.count("\n| `net0`") == 1
+    side = Side("git:`<b>|x", sys.executable, None)
+    hostile = Comparison(
+        side, side, CompareOptions(), ({}, {}), (), False, (ModelResult("a|b`<i>", "failed", "x\n| y |"),)
+    )
+    row = next(line for line in render_markdown(hostile).splitlines() if "failed" in line)
+    assert row.count("|") == 9
+    assert "<" not in render_markdown(hostile)
+    assert json.loads(json.dumps(comparison_to_dict(hostile), allow_nan=False))["failures"] == ["nothing"]
