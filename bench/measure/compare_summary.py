@@ -16,7 +16,7 @@ from bench.measure.duet import PairSample, Quad
 
 SCHEMA_VERSION = 1
 SEEN_FROM = "seen from: the smallest change that this measurement would have found in four of five cases"
-COLUMNS = ("model", "verdict", "time", "interval", "seen from", "quads", "disturbed", "why")
+COLUMNS = ("model", "verdict", "change", "interval", "seen from", "quads", "disturbed", "why")
 STYLES = {"regressed": "bold red", "changed": "bold red", "missing": "red", "new": "red", "failed": "red"}
 STYLES |= {"improved": "green", "unchanged": "green", "inconclusive": "yellow"}
 
@@ -31,7 +31,7 @@ def render_table(comparison: Comparison) -> RenderableType:
     for result in comparison.results:
         *row, reason = _row(result)
         table.add_row(*(Text(cell, STYLES[result.status] if at == 1 else "") for at, cell in enumerate(row)))
-        if result.status not in ("unchanged", "improved", "regressed"):
+        if result.status not in ("unchanged", "improved", "regressed", "changed"):
             reasons.append(f"{result.model}: {reason}")
     parts: list[RenderableType] = [table] if comparison.results else []
     parts += [Text(line) for line in [*reasons, *_differences(comparison), *_notes(comparison)]]
@@ -63,6 +63,7 @@ def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
         "head": {"name": comparison.head.name, "commit": comparison.head.commit, **comparison.environments[1]},
         "environment_differences": list(comparison.environment_differences),
         "forced": comparison.forced,
+        "notes": list(comparison.notes),
         "setting": setting | {"budget_seconds": comparison.options.budget_seconds},
         "tolerance": comparison.options.tolerance,
         "results": [_result_to_dict(result) for result in comparison.results],
@@ -91,8 +92,8 @@ def _row(result: ModelResult) -> tuple[str, ...]:
         _change(judgement.change),
         f"{_change(judgement.low)} … {_change(judgement.high)}",
         _change(judgement.smallest_change),
-        f"{quads}",
-        f"{disturbed}",
+        f"{quads}" if timing.pairs else "–",
+        f"{disturbed}" if timing.pairs else "–",
         result.detail,
     )
 
@@ -107,7 +108,7 @@ def _differences(comparison: Comparison) -> list[str]:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    notes: list[str] = []
+    notes = list(comparison.notes)
     if comparison.environment_differences:
         differing = "; ".join(comparison.environment_differences)
         consequence = (
@@ -147,7 +148,7 @@ def _result_to_dict(result: ModelResult) -> dict[str, Any]:
         }
     if result.judgement is not None:
         told |= {key: value for key, value in asdict(result.judgement).items() if key not in ("verdict", "reason")}
-    return told
+    return told | result.figures
 
 
 def _step_ms(pairs: list[PairSample]) -> list[float] | None:
@@ -155,7 +156,7 @@ def _step_ms(pairs: list[PairSample]) -> list[float] | None:
     if not pairs:
         return None
     return [
-        1000 * statistics.median(_lane_seconds(quad, lane) / pair.steps for pair in pairs for quad in pair.quads)
+        1000 * statistics.median(_lane_seconds(quad, lane) / pair.steps[lane] for pair in pairs for quad in pair.quads)
         for lane in (0, 1)
     ]
 
@@ -166,7 +167,7 @@ def _lane_seconds(quad: Quad, lane: int) -> float:
 
 def _pair_to_dict(pair: PairSample) -> dict[str, Any]:
     return {
-        "steps": pair.steps,
+        "steps": list(pair.steps),
         "seconds": pair.seconds,
         "notices": [asdict(notice) for notice in pair.notices],
         "quads": [
