@@ -24,6 +24,7 @@ STEP_MACS = 200_000_000
 MAX_CPU_BATCH = 32
 GPU_BATCH = 128
 COMPARED = ("python", "torch", "torchvision", "timm", "cuda", "device", "processor", "threads")
+COMPARED += ("cpu", "cores", "system", "process", "allocator")  # known of what was measured at another time
 
 Status = Literal["regressed", "improved", "unchanged", "inconclusive", "changed", "missing", "new", "failed"]
 
@@ -55,6 +56,7 @@ class ModelResult:
     """What the comparison of one model came to.
 
     ``differences`` are those of the exact gates, ``timing`` what was measured, if anything; ``detail`` says why not.
+    ``figures`` are further numbers, by keys that end with their unit.
     """
 
     model: str
@@ -62,6 +64,7 @@ class ModelResult:
     detail: str = ""
     differences: tuple[Difference, ...] = ()
     timing: Timing | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def judgement(self) -> Judgement | None:
@@ -74,7 +77,7 @@ class Comparison:
     """The outcome of a call.
 
     ``environments`` are those of base and head; where ``environment_differences`` is not empty and ``forced`` is
-    false, nothing was measured.
+    false, nothing was measured. ``notes`` are sentences that belong in every summary.
     """
 
     base: Side
@@ -84,6 +87,7 @@ class Comparison:
     environment_differences: tuple[str, ...]
     forced: bool
     results: tuple[ModelResult, ...]
+    notes: tuple[str, ...] = ()
 
     def failures(self) -> list[str]:
         """Which keys of `EXIT_CODES` apply, in that order."""

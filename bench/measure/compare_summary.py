@@ -148,7 +148,7 @@ def _result_to_dict(result: ModelResult) -> dict[str, Any]:
         }
     if result.judgement is not None:
         told |= {key: value for key, value in asdict(result.judgement).items() if key not in ("verdict", "reason")}
-    return told | result.figures
+    return {**told, **result.figures}
 
 
 def _step_ms(pairs: list[PairSample]) -> list[float] | None:

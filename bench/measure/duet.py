@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 from bench.environment import CpuUse
 from bench.errors import UserError
@@ -57,6 +57,7 @@ class Setting:
     mode: Literal["infer", "train"] = "infer"
     input_size: int = 32
     num_classes: int = 10
+    in_chans: int = 3
 
     @property
     def has_cpu_witness(self) -> bool:
@@ -66,7 +67,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Lane:
-    """One network as one side builds it; ``root`` holds its package `zoo`, None means the interpreter's own."""
+    """One network as one side builds it; ``root`` holds its package `zoo`, None means the interpreter's own.
+
+    ``program`` is a file whose `create_step` takes the network's place: a fixed workload.
+    """
 
     interpreter: str
     root: str | None
@@ -75,6 +79,7 @@ class Lane:
     channels_last: bool = False
     dtype: str = "float32"
     compile: bool = False
+    program: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,13 @@ class Quad:
 
 @dataclass(frozen=True)
 class PairSample:
-    """One pair of fresh lanes: its quads, the steps of a block, and the seconds that it took, start apart.
+    """One pair of fresh lanes: its quads, the steps of a block of each, and the seconds that it took, start apart.
 
     ``notices`` say what disturbed it as a whole.
     """
 
     quads: tuple[Quad, ...]
-    steps: int
+    steps: tuple[int, int]
     step_seconds: tuple[float, ...]
     seconds: float
     notices: tuple[Notice, ...]
@@ -126,8 +131,9 @@ class PairSample:
         return clean if 2 * len(clean) >= len(self.quads) and len(clean) >= MIN_QUADS else self.quads
 
     def log_ratios(self, clock: Literal["seconds", "cpu_seconds"] = "seconds") -> list[float]:
-        """Of the quads that count."""
-        return [quad.log_ratio(clock) for quad in self.counted()]
+        """Of a step's time, over the quads that count."""
+        more_steps = math.log(self.steps[1] / self.steps[0])
+        return [quad.log_ratio(clock) - more_steps for quad in self.counted()]
 
 
 class WorkerProcess:
@@ -211,17 +217,32 @@ class WorkerProcess:
                     stream.close()
 
 
+class Player(Protocol):
+    """Something that does a worker's commands."""
+
+    def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """The answer to a command. Raises `WorkerError`."""
+
+    def close(self) -> None:
+        """Free all that it holds."""
+
+
 class Duet:
     """Fresh processes that hold the lanes of one model after another: one for each interpreter among the sides."""
 
+    inside = False
+    """Whether the lanes are in this very process."""
+
     def __init__(self, interpreters: Sequence[str], setting: Setting) -> None:
         self.setting = setting
-        self._workers: dict[str, WorkerProcess] = {}
+        self._workers: dict[str, Player] = {}
         begun = time.monotonic()
         try:
+            workers = []
             for interpreter in dict.fromkeys(interpreters):
-                self._workers[interpreter] = WorkerProcess(interpreter, setting)
-            for worker in self._workers.values():
+                workers.append(WorkerProcess(interpreter, setting))
+                self._workers[interpreter] = workers[-1]
+            for worker in workers:
                 worker.wait()
         except BaseException:
             self.close()
@@ -245,7 +266,7 @@ class Duet:
     def build(self, lanes: Sequence[Lane], batch_size: int, order: Sequence[int], seed: int) -> Iterator[Stage]:
         """Inside, the lanes are built, in that order and at a place in memory that ``seed`` chooses, and warm."""
         generator = random.Random(seed)  # noqa: S311 - of layouts, not of secrets
-        places: list[tuple[WorkerProcess, int]] = [(self._workers[lane.interpreter], 0) for lane in lanes]
+        places: list[tuple[Player, int]] = [(self._workers[lane.interpreter], 0) for lane in lanes]
         step_seconds = [0.0] * len(lanes)
         for interpreter, worker in self._workers.items():
             own = [index for index, lane in enumerate(lanes) if lane.interpreter == interpreter]
@@ -261,28 +282,34 @@ class Duet:
                 places[index] = worker, position
                 step_seconds[index] = answer["step_seconds"][position]
         try:
-            yield Stage(places, tuple(step_seconds), self.setting)
+            yield Stage(places, tuple(step_seconds), self.setting, self.inside)
         finally:
             for worker in self._workers.values():
                 with contextlib.suppress(WorkerError):  # one that died has freed everything
                     worker.ask("drop")
 
     def _specification(self, lane: Lane, batch_size: int) -> dict[str, Any]:
-        shared = {"mode": self.setting.mode, "input_size": self.setting.input_size, "batch_size": batch_size}
-        return {**asdict(lane), **shared, "num_classes": self.setting.num_classes}
+        task = {key: getattr(self.setting, key) for key in ("mode", "input_size", "num_classes", "in_chans")}
+        return {**asdict(lane), **task, "batch_size": batch_size}
 
 
 @dataclass(frozen=True)
 class Stage:
     """Lanes that are built and warm; ``step_seconds`` is what a step of each took at the end of its warm-up."""
 
-    places: Sequence[tuple[WorkerProcess, int]]
+    places: Sequence[tuple[Player, int]]
     step_seconds: tuple[float, ...]
     setting: Setting
+    inside: bool = False
 
     def block_steps(self, seconds: float = BLOCK_SECONDS) -> int:
         """How many steps of the slowest lane fill a block."""
         return max(1, round(seconds / max(self.step_seconds)))
+
+    def own_block_steps(self, seconds: float = BLOCK_SECONDS) -> tuple[int, int]:
+        """How many steps of each of two lanes fill a block of its own."""
+        first, second = (max(1, round(seconds / each)) for each in self.step_seconds)
+        return first, second
 
     def measure_quad(
         self,
@@ -298,7 +325,8 @@ class Stage:
             worker, position = self.places[lanes[index]]
             blocks.append(Block(lane=index, **worker.ask("run", lane=position, steps=steps[index])))
         after = CpuUse.now()
-        own_seconds = sum(block.cpu_seconds for block in blocks)
+        # Our own process is told apart already.
+        own_seconds = 0.0 if self.inside else sum(block.cpu_seconds for block in blocks)
         interference.add(before, after, own_seconds)
         flags = momentary_flags(before, after, own_seconds)
         if self.setting.has_cpu_witness:
@@ -306,13 +334,12 @@ class Stage:
         return Quad(tuple(blocks), tuple(sorted(flags)))
 
 
-def measure_pair(
-    duet: Duet, lanes: tuple[Lane, Lane], batch_size: int, seconds: float, seed: int, steps: int | None = None
-) -> PairSample:
+def measure_pair(duet: Duet, lanes: tuple[Lane, Lane], batch_size: int, seconds: float, seed: int) -> PairSample:
     """Time base and head in turn for ``seconds``, building and warming up included; half of it in either order.
 
     The lane that is built first lies better in memory now and then; built once in either order, that cancels inside
-    the pair. Lanes that are compiled are built once, in an order that changes with ``seed``.
+    the pair. Lanes that are compiled are built once, in an order that changes with ``seed``. Both lanes do as
+    many steps in a block; beside a fixed workload each does as many as fill its own.
 
     Raises `WorkerError` if a lane cannot be built or run.
     """
@@ -320,17 +347,19 @@ def measure_pair(
     orders = [(0, 1), (1, 0)] if seed % 2 == 0 else [(1, 0), (0, 1)]
     if any(lane.compile for lane in lanes):
         orders = orders[:1]
+    beside_fixed = any(lane.program is not None for lane in lanes)
     quads: list[Quad] = []
+    steps: tuple[int, int] | None = None
     step_seconds: tuple[float, ...] = ()
     interference = Interference()
     for number, order in enumerate(orders):
         deadline = begun + seconds * (number + 1) / len(orders)
         with duet.build(lanes, batch_size, order, seed * len(orders) + number) as stage:
-            steps = steps or stage.block_steps()
+            steps = steps or (stage.own_block_steps() if beside_fixed else (stage.block_steps(),) * 2)
             step_seconds = step_seconds or stage.step_seconds
             sitting = 0
             while sitting < MIN_QUADS or time.monotonic() < deadline:
-                quads.append(stage.measure_quad((steps, steps), QUAD_ORDERS[(sitting + number) % 2], interference))
+                quads.append(stage.measure_quad(steps, QUAD_ORDERS[(sitting + number) % 2], interference))
                 sitting += 1
     assert steps is not None
     notices = interference.notices()

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 COMMANDS = ("start", "resolve", "count", "build", "run", "drop")
 WARM_UP_SECONDS = 0.15
@@ -162,12 +162,14 @@ class Worker:
     def _create_step(self, zoo: Any, lane: dict[str, Any]) -> Callable[[], None]:
         import torch
 
+        if lane.get("program") is not None:
+            program = _load(f"zoobench_{Path(lane['program']).stem}", lane["program"])
+            return cast("Callable[[], None]", program.create_step(self._device))
         torch.manual_seed(0)
-        shape = {"num_classes": lane["num_classes"], "input_size": lane["input_size"]}
-        network = zoo.create_model(lane["model"], **shape, **lane["options"])
+        network = self._create_network(zoo, lane)
         layout = torch.channels_last if lane["channels_last"] else torch.contiguous_format
         network = network.to(device=self._device, memory_format=layout)
-        images = torch.randn(lane["batch_size"], 3, lane["input_size"], lane["input_size"])
+        images = torch.randn(lane["batch_size"], lane.get("in_chans", 3), lane["input_size"], lane["input_size"])
         images = images.to(device=self._device, memory_format=layout)
         dtype = getattr(torch, lane["dtype"])
         called = torch.compile(network) if lane["compile"] else network
@@ -197,6 +199,10 @@ class Worker:
             optimizer.step()
 
         return train
+
+    def _create_network(self, zoo: Any, lane: dict[str, Any]) -> Any:
+        shape = {"num_classes": lane["num_classes"], "input_size": lane["input_size"]}
+        return zoo.create_model(lane["model"], **shape, **lane["options"])
 
     def _warm_up(self, lane: int) -> float:
         """Step until two in a row take the same time within 5%, or for a second; the fastest step's seconds."""

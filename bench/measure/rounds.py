@@ -60,6 +60,8 @@ def measure_rounds(
     budget_seconds: float,
     tolerance: float,
     tell: Callable[[str], None] = lambda text: None,
+    jury: Jury | None = None,
+    open_duet: Callable[[Sequence[str], Setting], Duet] = Duet,
 ) -> list[Timing]:
     """Time all contests in turn and judge them together.
 
@@ -69,9 +71,11 @@ def measure_rounds(
         budget_seconds: for each contest; a verdict that is settled earlier ends it earlier.
         tolerance: the change, as a share, that counts as none.
         tell: is told how it goes, a line at a time.
+        jury: who judges in place of one that compares the two lanes.
+        open_duet: gives fresh lanes for a round, in place of fresh processes.
     """
     timings = [Timing(contest, setting.has_cpu_witness) for contest in contests]
-    jury = Jury(len(timings), tolerance)
+    jury = Jury(len(timings), tolerance) if jury is None else jury
     start_seconds = 0.0
     for number in range(PLANNED_PAIRS):
         rest = [timing for timing in timings if timing.failure is None and timing.contest.name not in jury.settled]
@@ -79,7 +83,7 @@ def measure_rounds(
         if not rest:
             break
         tell(f"round {number + 1} of at most {PLANNED_PAIRS}: {len(rest)} of {len(timings)} models")
-        start_seconds = _measure_round(rest, setting, budget_seconds, number, tell)
+        start_seconds = _measure_round(rest, setting, budget_seconds, number, tell, open_duet)
         jury.look(number + 1, _evidence(timings))
     jury.look_last(_evidence(timings))
     for timing in timings:
@@ -88,13 +92,18 @@ def measure_rounds(
 
 
 def _measure_round(
-    timings: Sequence[Timing], setting: Setting, budget_seconds: float, number: int, tell: Callable[[str], None]
+    timings: Sequence[Timing],
+    setting: Setting,
+    budget_seconds: float,
+    number: int,
+    tell: Callable[[str], None],
+    open_duet: Callable[[Sequence[str], Setting], Duet],
 ) -> float:
     """One pair of each; the seconds of starting processes that each of them bore."""
     queue, bearers, start_seconds = list(timings), len(timings), 0.0
     interpreters = [lane.interpreter for timing in timings for lane in timing.contest.lanes]
     while queue:  # once, unless a process dies or a model fails in it
-        with Duet(interpreters, setting) as duet:
+        with open_duet(interpreters, setting) as duet:
             share = duet.start_seconds / bearers
             start_seconds += share
             for timing in timings:

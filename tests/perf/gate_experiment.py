@@ -154,7 +154,7 @@ def measure_lanes(
                     used[each] += time.monotonic() - quad_begun
                 turn += 1
     notices = tuple(interference.notices())
-    return {each: PairSample(tuple(quads[each]), steps, step_seconds, used[each], notices) for each in heads}
+    return {each: PairSample(tuple(quads[each]), (steps, steps), step_seconds, used[each], notices) for each in heads}
 
 
 def choose_batch(lane: Lane, setting: Setting) -> int:

@@ -145,7 +145,7 @@ def test_a_block_that_had_to_wait_is_marked():
 
 
 def pair_of(*quads):
-    return PairSample(quads, steps=1, step_seconds=(0.02, 0.02), seconds=1.0, notices=())
+    return PairSample(quads, steps=(1, 1), step_seconds=(0.02, 0.02), seconds=1.0, notices=())
 
 
 def test_disturbed_quads_are_kept_and_left_out_only_where_enough_are_clean():
