@@ -51,6 +51,7 @@ def compare(
     Exit status, the first that applies: 13 environments differ, 12 a model is missing or new, 15 the model itself
     changed, 10 regressed, 14 nothing was measured, 11 inconclusive, 0 fine; 2 bad input, 130 interrupted.
     """
+    from bench.config import parse_models
     from bench.measure.compare import CompareOptions
     from bench.measure.compare import compare as compare_two
     from bench.measure.duet import Setting
@@ -59,7 +60,7 @@ def compare(
     if markdown == "-" and as_json:
         raise ConfigError("--json and --markdown - would both be printed: give --markdown a file.")
     options = CompareOptions(
-        models=[name.strip() for name in models.split(",") if name.strip()],
+        models=parse_models(models),
         setting=Setting(device, threads, mode.value, input_size, num_classes),
         budget_seconds=budget,
         batch_size=batch_size,
