@@ -35,6 +35,8 @@ QUAD_ORDERS = ((0, 1, 1, 0), (1, 0, 0, 1))
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 * 2**20)}
 """glibc keeps the memory that tensors give back; see `bench.environment.keep_allocator_pages`."""
 
+SHORT_SPIN = "1000"
+
 
 class WorkerError(Exception):
     """A command that a worker could not do; ``kinds`` names the error's class and its bases."""
@@ -152,6 +154,9 @@ class WorkerProcess:
             for name in ("PYTHONPATH", "PYTHONHOME"):
                 environment.pop(name, None)
         environment |= ALLOCATOR | {name: str(setting.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        if setting.threads > 1 and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+            # See `bench.executors`. Always, not just on a busy machine: all pairs of a call must be under equal terms.
+            environment["GOMP_SPINCOUNT"] = SHORT_SPIN
         try:
             self._process = subprocess.Popen(
                 [interpreter, str(WORKER)],

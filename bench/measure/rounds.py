@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.measure.duet import Duet, Lane, PairSample, Setting, WorkerError, measure_pair
+from bench.measure.duet import MIN_QUADS, Duet, Lane, PairSample, Setting, WorkerError, measure_pair
 from bench.measure.paired import estimate_log_ratio
 from bench.measure.verdicts import Judgement, Jury, Witnesses
 
@@ -47,6 +47,11 @@ class Timing:
         return create_witnesses(self.pairs, self.with_cpu) if self.pairs else None
 
 
+def least_pair_seconds(pairs: Sequence[PairSample]) -> float:
+    """What one more pair takes at the least, as far as the pairs so far tell: its smallest number of quads."""
+    return max([MIN_PAIR_SECONDS, *(pair.seconds * 2 * MIN_QUADS / len(pair.quads) for pair in pairs[-1:])])
+
+
 def create_witnesses(pairs: Sequence[PairSample], with_cpu: bool) -> Witnesses:
     """The estimates of wall time and, on request, of process CPU time over the same quads."""
     wall = estimate_log_ratio([pair.log_ratios() for pair in pairs])
@@ -79,7 +84,9 @@ def measure_rounds(
     start_seconds = 0.0
     for number in range(PLANNED_PAIRS):
         rest = [timing for timing in timings if timing.failure is None and timing.contest.name not in jury.settled]
-        rest = [timing for timing in rest if timing.seconds + start_seconds + MIN_PAIR_SECONDS <= budget_seconds]
+        rest = [
+            each for each in rest if each.seconds + start_seconds + least_pair_seconds(each.pairs) <= budget_seconds
+        ]
         if not rest:
             break
         tell(f"round {number + 1} of at most {PLANNED_PAIRS}: {len(rest)} of {len(timings)} models")

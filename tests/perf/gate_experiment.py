@@ -38,7 +38,7 @@ from bench.measure.compare import choose_batch_size
 from bench.measure.complexity import count_macs
 from bench.measure.duet import MIN_QUADS, QUAD_ORDERS, Duet, Lane, PairSample, Quad, Setting, Stage
 from bench.measure.interference import Interference
-from bench.measure.rounds import MIN_PAIR_SECONDS, PLANNED_PAIRS, create_witnesses
+from bench.measure.rounds import MIN_PAIR_SECONDS, PLANNED_PAIRS, create_witnesses, least_pair_seconds
 from bench.measure.verdicts import Jury
 
 SLOWDOWNS = (0.0, 0.05, 0.10, 0.20)
@@ -90,7 +90,8 @@ def run_round(lane: Lane, setting: Setting, budget_seconds: float, number: int) 
     start_seconds, batch_size = 0.0, choose_batch(lane, setting)
     for pair_number in range(PLANNED_PAIRS):
         going = [slowdown for slowdown in SLOWDOWNS if not juries[slowdown].settled]
-        going = [each for each in going if seconds[each] + start_seconds + MIN_PAIR_SECONDS <= budget_seconds]
+        least = {each: start_seconds + least_pair_seconds(pairs[each]) for each in going}
+        going = [each for each in going if seconds[each] + least[each] <= budget_seconds]
         if not going:
             break
         with Duet([lane.interpreter], setting) as duet:
