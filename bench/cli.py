@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from bench import cli_gate, cli_measure
+from bench import cli_baseline, cli_gate, cli_measure
 from bench.errors import ConfigError, UserError
 
 INTERRUPTED = 130
@@ -219,6 +219,7 @@ def export(
 
 
 app.command()(cli_gate.compare)
+app.add_typer(cli_baseline.app, name="baseline")
 app.command()(cli_measure.throughput)
 app.command()(cli_measure.history)
 

@@ -32,7 +32,7 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "openmp_spin": os.environ.get("GOMP_SPINCOUNT") or os.environ.get("OMP_WAIT_POLICY") or "default",
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "git": _git_state(),
+        "git": describe_commit(Path(__file__).parent.parent, "zoo", "bench"),
     }
 
 
@@ -164,14 +164,16 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git_state() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout that zoobench runs from; None where it is installed from a package."""
-    root = Path(__file__).parent.parent
+def describe_commit(root: Path, *folders: str) -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout at ``root``; None where that is none, as of an installed package.
+
+    Only what lies in ``folders`` counts as changed.
+    """
     if not (root / ".git").exists():
         return None
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--", "zoo", "bench"))}
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--", *folders))}
     except (OSError, subprocess.CalledProcessError):  # no git on this machine, or no commit yet
         return None
 

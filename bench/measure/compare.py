@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bench.errors import UserError
-from bench.measure.duet import Setting, WorkerError, WorkerProcess
+from bench.measure.duet import Lane, Setting, WorkerError, WorkerProcess
 from bench.measure.gates import COMPLEXITY, Difference, find_differences
 from bench.measure.rounds import Contest, Timing, measure_rounds
 from bench.measure.sides import Side, open_sides
@@ -23,8 +23,9 @@ STEP_MACS = 200_000_000
 """What a step is aimed at on a CPU: a few milliseconds on one thread, so that blocks stay short."""
 MAX_CPU_BATCH = 32
 GPU_BATCH = 128
-COMPARED = ("python", "torch", "torchvision", "timm", "cuda", "device", "processor", "threads")
-COMPARED += ("cpu", "cores", "system", "process", "allocator")  # known of what was measured at another time
+COMPARED: tuple[str, ...] = ("python", "torch", "torchvision", "timm", "cuda", "device", "processor", "threads")
+COMPARED += ("cpu", "cores", "system", "process")
+"""The second row is known where something measured at another time is compared with."""
 
 Status = Literal["regressed", "improved", "unchanged", "inconclusive", "changed", "missing", "new", "failed"]
 
@@ -152,7 +153,7 @@ def compare_sides(
         tolerance=options.tolerance,
         tell=tell,
     )
-    results += [_timed(timing, gated.get(timing.contest.name, ())) for timing in timings]
+    results += [result_of(timing, gated.get(timing.contest.name, ())) for timing in timings]
     return Comparison(
         base=base,
         head=head,
@@ -200,7 +201,10 @@ class Inspector:
 
     def count(self, model: str, setting: Setting) -> dict[str, Any]:
         """The exact counts of a model. Raises `WorkerError` where it cannot be built or take such images."""
-        lane = self.side.lane(model)
+        return self.count_lane(self.side.lane(model), setting)
+
+    def count_lane(self, lane: Lane, setting: Setting) -> dict[str, Any]:
+        """As `count`, of a lane of the side."""
         return self._worker.ask(
             "count",
             root=self.side.root,
@@ -273,7 +277,8 @@ def match_models(
     return results, [name for name in wanted if name not in base_lacks and name not in head_lacks]
 
 
-def _timed(timing: Timing, differences: tuple[Difference, ...]) -> ModelResult:
+def result_of(timing: Timing, differences: tuple[Difference, ...]) -> ModelResult:
+    """What was timed and judged, as a result; ``differences`` are those that were told and did not decide."""
     name = timing.contest.name
     if timing.failure is not None or timing.judgement is None:
         detail = timing.failure or "no pair fitted into the budget: raise --budget"

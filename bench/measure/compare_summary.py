@@ -144,14 +144,14 @@ def _result_to_dict(result: ModelResult) -> dict[str, Any]:
             "quads": sum(len(pair.quads) for pair in timing.pairs),
             "disturbed_quads": sum(pair.disturbed for pair in timing.pairs),
             "left_out_quads": sum(len(pair.quads) - len(pair.counted()) for pair in timing.pairs),
-            "step_ms": _step_ms(timing.pairs),
+            "step_ms": step_ms(timing.pairs),
         }
     if result.judgement is not None:
         told |= {key: value for key, value in asdict(result.judgement).items() if key not in ("verdict", "reason")}
     return {**told, **result.figures}
 
 
-def _step_ms(pairs: list[PairSample]) -> list[float] | None:
+def step_ms(pairs: list[PairSample]) -> list[float] | None:
     """The median milliseconds of a step on either side, over all blocks."""
     if not pairs:
         return None

@@ -22,7 +22,8 @@ from bench.measure.duet import Lane
 from bench.measure.worktrees import find_repository, resolve_commit, worktree
 
 DTYPES = ("float32", "bfloat16", "float16")
-KINDS = "git:REV, . (the working tree), env:/path/to/venv, or a model such as resnet18,channels_last=true"
+KINDS = "git:REV, . (the working tree), env:/path/to/venv, baseline:NAME (as BASE), "
+KINDS += "or a model such as resnet18,channels_last=true"
 
 
 class SideError(UserError):
@@ -112,6 +113,13 @@ def open_sides(base: str, head: str) -> Iterator[tuple[Side, Side]]:
         )
     with contextlib.ExitStack() as stack:
         yield _open(base, stack), _open(head, stack)
+
+
+@contextlib.contextmanager
+def open_side(text: str | None) -> Iterator[Side]:
+    """Inside, the side's code is there; None is the zoo that is installed here. Raises `UserError` if it is not."""
+    with contextlib.ExitStack() as stack:
+        yield Side("the installed zoo", sys.executable, _own_root()) if text is None else _open(text, stack)
 
 
 def _is_model(text: str) -> bool:
