@@ -32,13 +32,13 @@ def import_pytest_benchmark(name: str, files: Sequence[str | Path]) -> Baseline:
         for what, of_first, of_this in zip(("machine", "commit", "benchmarks"), origins[0], origin, strict=True):
             if of_first != of_this:
                 raise BaselineError(
-                    f"{file} and {files[0]} are of unlike sessions: their {what} differ ({_shown(of_this)} and "
+                    f"{file} and {files[0]} are of unlike sessions: they differ in their {what} ({_shown(of_this)} and "
                     f"{_shown(of_first)}). The sessions of one baseline are repetitions of the same; import others "
                     "as a baseline of their own."
                 )
     environment, commit, _ = origins[0]
     figures = {}
-    for fullname in origins[0][2]:
+    for fullname in (figure.fullname for figure in sessions[0]):
         rounds = [figure.seconds for session in sessions for figure in session if figure.fullname == fullname]
         step_ms = 1000 * statistics.median(value for each in rounds for value in each)
         figures[fullname] = Figure(step_ms=step_ms, sessions_seconds=tuple(rounds))

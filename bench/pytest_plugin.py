@@ -240,7 +240,8 @@ def _describe(result: ModelResult) -> str:
     low, high = ("?" if each is None else f"{each:+.1%}" for each in (judgement.low, judgement.high))
     smallest = judgement.smallest_change
     seen = "" if smallest is None else f", seen from {smallest:+.1%}"
-    return f"a step's time {judgement.change:+.1%} ({low} … {high}{seen}); {judgement.reason.replace('--budget', 'budget')}"
+    reason = judgement.reason.replace("--budget", "budget")
+    return f"a step's time {judgement.change:+.1%} ({low} … {high}{seen}); {reason}"
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

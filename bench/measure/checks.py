@@ -104,7 +104,7 @@ def create_subject(model: Model, work: Work, name: str) -> Subject:
     try:
         counted = count_complexity(network, (work.in_chans, work.input_size, work.input_size))
     except ValueError as error:
-        raise UserError(f"{name}: {error}. Give input_size and in_chans as the network takes them.") from error
+        raise UserError(f"{error}. Give input_size and in_chans as the network takes them.") from error
     counts = Counts.of(dataclasses.asdict(counted))
     parameter = next(network.parameters(), None)
     device = work.device or (str(parameter.device) if parameter is not None else "cpu")
@@ -256,7 +256,10 @@ def _figure_of(baseline: Baseline, subject: Subject) -> Figure:
     then = baseline.task.model_copy(update={"num_classes": subject.task.num_classes})
     was, wanted = (_told(then, figure.batch_size), _told(subject.task, subject.work.batch_size))
     if was != wanted:
-        raise UnlikeBaselineError(f"{baseline.title} timed {was}, and the test asks for {wanted}: not the same work.")
+        raise UnlikeBaselineError(
+            f"{baseline.title} timed {was}, and the test asks for {wanted}: not the same work. Save the "
+            "baseline anew, if this is meant: pytest --throughput-save"
+        )
     return figure
 
 
