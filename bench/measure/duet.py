@@ -11,11 +11,12 @@ import json
 import math
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -213,8 +214,12 @@ class WorkerProcess:
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
+        """End the process, and a fork of it, whatever they are doing."""
+        if os.name == "posix":
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # it leads a session of its own
+        else:
+            self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
@@ -233,7 +238,10 @@ class Player(Protocol):
 
 
 class Duet:
-    """Fresh processes that hold the lanes of one model after another: one for each interpreter among the sides."""
+    """Fresh processes that hold the lanes of one model after another: one for each interpreter among the sides.
+
+    Starting them took ``start_seconds``; another duet of the same kind would take ``next_start_seconds``.
+    """
 
     inside = False
     """Whether the lanes are in this very process."""
@@ -252,7 +260,17 @@ class Duet:
         except BaseException:
             self.close()
             raise
-        self.start_seconds = time.monotonic() - begun
+        self.start_seconds = self.next_start_seconds = time.monotonic() - begun
+
+    @classmethod
+    def of(
+        cls, workers: Mapping[str, Player], setting: Setting, *, start_seconds: float, next_start_seconds: float
+    ) -> Self:
+        """A duet of processes that somebody else has started."""
+        duet = cls.__new__(cls)
+        duet.setting, duet._workers = setting, dict(workers)
+        duet.start_seconds, duet.next_start_seconds = start_seconds, next_start_seconds
+        return duet
 
     def __enter__(self) -> Self:
         return self

@@ -26,7 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-COMMANDS = ("start", "resolve", "count", "build", "run", "drop")
+COMMANDS = ("start", "resolve", "count", "prepare", "build", "run", "drop")
+FORK_DIED = "ForkDied"
 WARM_UP_SECONDS = 0.15
 WARM_UP_AT_MOST_SECONDS = 1.0
 STABLE_WITHIN = 0.05
@@ -130,6 +131,15 @@ class Worker:
             counted = counting.count_complexity(network, (3, shape["input_size"], shape["input_size"]))
         answer: dict[str, Any] = dataclasses.asdict(counted)
         return answer
+
+    def prepare(self, root: str | None, model: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Import what a network needs, and compute nothing, so that a fork of this process finds it there."""
+        import torch
+
+        with self._zoos.active(root) as zoo, torch.device("meta"):
+            network = zoo.create_model(model, **options)
+            torch.optim.SGD(network.parameters(), lr=1e-3).zero_grad()
+        return {}
 
     def build(self, lanes: list[dict[str, Any]], order: list[int], padding: list[int]) -> dict[str, Any]:
         """Build a network a lane, in ``order``, and warm each up; the answer is the seconds of a step of each.
@@ -272,17 +282,37 @@ def main() -> None:
     # What a network prints must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker()
+    worker, parent = Worker(), os.getpid()
     for line in sys.stdin:
         command = json.loads(line)
         name = command.pop("do")
-        try:
-            answer = getattr(worker, name)(**command) if name in COMMANDS else {"error": f"no command {name!r}"}
-        except Exception as error:  # noqa: BLE001 - the process that asked decides what becomes of it
-            bases = [base.__name__ for base in type(error).__mro__]
-            answer = {"error": " ".join(str(error).split()) or type(error).__name__, "kinds": bases}
+        if name == "fork":
+            answer = _fork()
+        elif name == "end":
+            if os.getpid() != parent:
+                os._exit(0)  # its parent answers
+            answer = {}  # the fork that was meant is gone already
+        else:
+            answer = _do(worker, name, command)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _do(worker: Worker, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return getattr(worker, name)(**arguments) if name in COMMANDS else {"error": f"no command {name!r}"}
+    except Exception as error:  # noqa: BLE001 - the process that asked decides what becomes of it
+        bases = [base.__name__ for base in type(error).__mro__]
+        return {"error": " ".join(str(error).split()) or type(error).__name__, "kinds": bases}
+
+
+def _fork() -> dict[str, Any]:
+    """Let a child answer what follows; this process answers again when the child has ended."""
+    child = os.fork()
+    if child == 0:
+        return {}
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return {} if status == 0 else {"error": f"the process ended with status {status}", "kinds": [FORK_DIED]}
 
 
 if __name__ == "__main__":

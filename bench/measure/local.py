@@ -53,7 +53,7 @@ class LocalDuet(Duet):
 
     def __init__(self, worker: LocalWorker, setting: Setting) -> None:
         self.setting = setting
-        self.start_seconds = 0.0
+        self.start_seconds = self.next_start_seconds = 0.0
         self._workers = {sys.executable: worker}
 
 

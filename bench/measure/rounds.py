@@ -1,7 +1,8 @@
 """Rounds of fresh processes, one pair of each model a round, until every verdict is settled or the budget is over.
 
-Starting a process costs seconds, most of them the import of torch, so all models of a call share the processes of a
-round, one after another. Nothing else is started while a block is timed.
+Starting a process costs seconds, most of them the import of torch, so on a CPU the processes of a round are forks
+(`bench.measure.nursery`), and elsewhere all models of a call share them, one after another. Nothing else is started
+while a block is timed.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.measure.duet import MIN_QUADS, Duet, Lane, PairSample, Setting, WorkerError, measure_pair
+from bench.measure.nursery import Nursery
 from bench.measure.paired import estimate_log_ratio
 from bench.measure.verdicts import Judgement, Jury, Witnesses
 
-PLANNED_PAIRS = 8
+PLANNED_PAIRS = 16
 MIN_PAIR_SECONDS = 1.0
 """Building and warming up included; below it a pair holds too few quads."""
 
@@ -66,7 +68,7 @@ def measure_rounds(
     tolerance: float,
     tell: Callable[[str], None] = lambda text: None,
     jury: Jury | None = None,
-    open_duet: Callable[[Sequence[str], Setting], Duet] = Duet,
+    open_duet: Callable[[Sequence[str], Setting], Duet] | None = None,
 ) -> list[Timing]:
     """Time all contests in turn and judge them together.
 
@@ -79,6 +81,17 @@ def measure_rounds(
         jury: who judges in place of one that compares the two lanes.
         open_duet: gives fresh lanes for a round, in place of fresh processes.
     """
+    if open_duet is None:
+        with Nursery([lane for contest in contests for lane in contest.lanes]) as nursery:
+            return measure_rounds(
+                contests,
+                setting,
+                budget_seconds=budget_seconds,
+                tolerance=tolerance,
+                tell=tell,
+                jury=jury,
+                open_duet=nursery.open,
+            )
     timings = [Timing(contest, setting.has_cpu_witness) for contest in contests]
     jury = Jury(len(timings), tolerance) if jury is None else jury
     start_seconds = 0.0
@@ -106,19 +119,19 @@ def _measure_round(
     tell: Callable[[str], None],
     open_duet: Callable[[Sequence[str], Setting], Duet],
 ) -> float:
-    """One pair of each; the seconds of starting processes that each of them bore."""
+    """One pair of each; the seconds of starting processes that each of them will bear in another round."""
     queue, bearers, start_seconds = list(timings), len(timings), 0.0
     interpreters = [lane.interpreter for timing in timings for lane in timing.contest.lanes]
     while queue:  # once, unless a process dies or a model fails in it
         with open_duet(interpreters, setting) as duet:
-            share = duet.start_seconds / bearers
-            start_seconds += share
+            share, next_share = duet.start_seconds / bearers, duet.next_start_seconds / bearers
+            start_seconds += next_share
             for timing in timings:
                 timing.seconds += share
             while queue:
                 timing = queue.pop(0)
                 left = PLANNED_PAIRS - number
-                seconds = (budget_seconds - timing.seconds - (left - 1) * share) / left
+                seconds = (budget_seconds - timing.seconds - (left - 1) * next_share) / left
                 contest = timing.contest
                 try:
                     pair = measure_pair(

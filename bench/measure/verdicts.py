@@ -21,7 +21,7 @@ from bench.measure.paired import Estimate, holm
 
 ALPHA = 0.01
 """The chance, over a whole call, that code which takes the same time is called regressed or improved."""
-LOOKS: Mapping[int, float] = {4: 0.2, 6: 0.3}
+LOOKS: Mapping[int, float] = {5: 0.1, 8: 0.2, 11: 0.3}
 """After so many pairs the data are looked at, with this share of `ALPHA`; the last look has what is left."""
 LAST_SHARE = 1 - sum(LOOKS.values())
 

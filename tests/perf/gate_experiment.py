@@ -39,6 +39,7 @@ from bench.measure.compare import choose_batch_size
 from bench.measure.complexity import count_macs
 from bench.measure.duet import MIN_QUADS, QUAD_ORDERS, Duet, Lane, PairSample, Quad, Setting, Stage
 from bench.measure.interference import Interference
+from bench.measure.nursery import Nursery
 from bench.measure.rounds import MIN_PAIR_SECONDS, PLANNED_PAIRS, create_witnesses, least_pair_seconds
 from bench.measure.verdicts import Jury
 
@@ -90,24 +91,26 @@ def run_round(lane: Lane, setting: Setting, budget_seconds: float, number: int) 
     pairs: dict[float, list[PairSample]] = {slowdown: [] for slowdown in SLOWDOWNS}
     seconds = dict.fromkeys(SLOWDOWNS, 0.0)
     start_seconds, batch_size = 0.0, choose_batch(lane, setting)
-    for pair_number in range(PLANNED_PAIRS):
-        going = [slowdown for slowdown in SLOWDOWNS if not juries[slowdown].settled]
-        least = {each: start_seconds + least_pair_seconds(pairs[each]) for each in going}
-        going = [each for each in going if seconds[each] + least[each] <= budget_seconds]
-        if not going:
-            break
-        with Duet([lane.interpreter], setting) as duet:
-            start_seconds = duet.start_seconds
-            left = PLANNED_PAIRS - pair_number
-            spendable = {
-                each: (budget_seconds - seconds[each] - left * start_seconds) / left - MIN_PAIR_SECONDS / 4
-                for each in going
-            }
-            measured = measure_lanes(duet, lane, batch_size, spendable, seed=number * PLANNED_PAIRS + pair_number)
-        for each, pair in measured.items():
-            pairs[each].append(pair)
-            seconds[each] += start_seconds + pair.seconds
-            juries[each].look(len(pairs[each]), {"net": create_witnesses(pairs[each], setting.has_cpu_witness)})
+    with Nursery([lane]) as nursery:
+        for pair_number in range(PLANNED_PAIRS):
+            going = [slowdown for slowdown in SLOWDOWNS if not juries[slowdown].settled]
+            least = {each: start_seconds + least_pair_seconds(pairs[each]) for each in going}
+            going = [each for each in going if seconds[each] + least[each] <= budget_seconds]
+            if not going:
+                break
+            with nursery.open([lane.interpreter], setting) as duet:
+                started, start_seconds = duet.start_seconds, duet.next_start_seconds
+                left = PLANNED_PAIRS - pair_number
+                spendable = {
+                    each: (budget_seconds - seconds[each] - started - (left - 1) * start_seconds) / left
+                    - MIN_PAIR_SECONDS / 4
+                    for each in going
+                }
+                measured = measure_lanes(duet, lane, batch_size, spendable, seed=number * PLANNED_PAIRS + pair_number)
+            for each, pair in measured.items():
+                pairs[each].append(pair)
+                seconds[each] += started + pair.seconds
+                juries[each].look(len(pairs[each]), {"net": create_witnesses(pairs[each], setting.has_cpu_witness)})
     told = {}
     for each, jury in juries.items():
         if not jury.settled:
