@@ -14,7 +14,10 @@ from bench.measure.paired import Estimate
 from bench.measure.verdicts import ALPHA, Judgement, Jury, Witnesses, judge
 
 SESSION_SPREAD = 0.01
-"""The standard deviation, from session to session, of the log-ratio of one network's time to the reference's."""
+"""The standard deviation, from session to session, of the log-ratio of one network's time to the reference's.
+
+An assumption for an otherwise idle machine; `tests/perf/session_spread.py` measures it where it is run.
+"""
 
 
 def relate(base: Witnesses, head: Witnesses, session_spread: float = SESSION_SPREAD) -> Witnesses:

@@ -65,6 +65,8 @@ def estimate(figure) -> dict[str, float]:
 
 def summarize(sessions: list[dict[str, float]]) -> dict[str, float]:
     """The spread of the sessions, and how often two of them would differ by more than their intervals."""
+    if any(each["pairs"] < 2 for each in sessions):
+        raise SystemExit("a session had room for one pair only, which says nothing on its error: raise --budget")
     ratios = np.array([each["log_ratio"] for each in sessions])
     within = float(np.mean([each["standard_error"] ** 2 for each in sessions]))
     total, freedom = float(ratios.var(ddof=1)), len(ratios) - 1
