@@ -42,8 +42,8 @@ def test_without_the_sessions_luck_the_interval_would_promise_too_much():
 
 
 def judged(random, change):
-    past = {"net": witnesses(session(random))}
-    jury, pairs = PastJury(past, tolerance=0.05), session(random, change)
+    past = {"net": witnesses(session(random, pairs=16))}
+    jury, pairs = PastJury(past, tolerance=0.05), session(random, change, pairs=16)
     for count in LOOKS:
         jury.look(count, {"net": witnesses(pairs[:count])})
     if "net" not in jury.settled:
