@@ -1,6 +1,7 @@
 """Files that the real pytest-benchmark wrote, and files that are none."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -25,7 +26,9 @@ def stored(tmp_path_factory):
     (folder / "test_suite.py").write_text(SUITE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_suite.py"]
     command += ["--benchmark-json", "full.json", "--benchmark-save", "short", "--benchmark-storage", "storage"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    # Of our own session it must not know: in a worker of pytest-xdist benchmarks are switched off.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment)
     return folder
 
 
