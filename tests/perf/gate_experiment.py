@@ -9,8 +9,8 @@ Beside it, fed the seconds that our comparison of base with itself took in the s
 use: 7% on the medians, and the rule of asv (a factor of 1.1 and a Mann-Whitney test at 0.002), both on blocks of
 separate processes, base first, then head. Their slowdowns are head's own blocks, each made longer by that share.
 
-    python tests/perf/gate_experiment.py --n 60 --seconds 60 --hogs 0 --out results/gate.jsonl
-    python tests/perf/gate_experiment.py --n 60 --seconds 60 --hogs 2 --out results/gate.jsonl
+    python tests/perf/gate_experiment.py --n 60 --hogs 0 --out results/gate.jsonl
+    python tests/perf/gate_experiment.py --n 60 --hogs 2 --out results/gate.jsonl
     python tests/perf/gate_experiment.py --show --out results/gate.jsonl
 
 Each round is appended to the file; the same command goes on where the last one ended.
@@ -34,7 +34,7 @@ from typing import Any
 from scipy import stats
 
 import zoo
-from bench.environment import describe_machine
+from bench.environment import describe_commit, describe_machine
 from bench.measure.compare import choose_batch_size
 from bench.measure.complexity import count_macs
 from bench.measure.duet import MIN_QUADS, QUAD_ORDERS, Duet, Lane, PairSample, Quad, Setting, Stage
@@ -45,8 +45,8 @@ from bench.measure.verdicts import Jury
 
 SLOWDOWNS = (0.0, 0.05, 0.10, 0.20)
 STEPS = 20
-"""Of which 5% is one step. Blocks are multiples of this; models are such that it takes tens of milliseconds."""
-MODELS = "lenet5,simple_cnn,resnet20,mobilenet_v1"
+"""Of which 5% is one step. Blocks are multiples of this; models are such that it takes at most some 30 ms."""
+MODELS = "lenet5,simple_cnn,resnet20,mobilenet_v1_025"
 GATES = ("zoobench", "median 7%", "asv")
 ROOT = str(Path(zoo.__file__).parent.parent)
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Run what is missing of the experiment, then print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=60, help="rounds, over all models in turn")
-    parser.add_argument("--seconds", type=float, default=60.0, help="the budget of one comparison")
+    parser.add_argument("--seconds", type=float, default=30.0, help="the budget of one comparison")
     parser.add_argument("--hogs", type=int, default=0, help="processes that keep a core busy all the time")
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--mode", choices=("infer", "train"), default="infer")
@@ -74,6 +74,7 @@ def main() -> None:
                     continue
                 lane = Lane(sys.executable, ROOT, model)
                 row = condition | {"round": number, "model": model, "machine": describe_machine("cpu")}
+                row |= {"git": describe_commit(Path(ROOT), "bench", "zoo", "tests/perf")}
                 row |= {"begun": time.time(), "gates": {}}
                 row["gates"]["zoobench"] = run_round(lane, setting, arguments.seconds, number)
                 if not arguments.no_others:
