@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -283,8 +283,3 @@ def list_baselines(folder: str | Path) -> tuple[list[Baseline], list[BaselineErr
         except BaselineError as error:
             damaged.append(error)
     return baselines, damaged
-
-
-def select_figures(baseline: Baseline, names: Sequence[str]) -> dict[str, Figure]:
-    """The figures of those names that the baseline has."""
-    return {name: baseline.figures[name] for name in names if name in baseline.figures}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import os
@@ -127,13 +128,18 @@ class Disturbance:
 
 @dataclass(frozen=True)
 class CpuUse:
-    """Counters in seconds since boot: wall clock, all processes, this process, stolen; and throttling events."""
+    """Counters in seconds since boot: wall clock, all processes, this process, stolen; and throttling events.
+
+    ``frequency_ghz`` is the fastest core's clock at this moment, None where the system does not tell it, as in most
+    virtual machines.
+    """
 
     seconds: float
     busy: float
     own: float
     steal: float
     throttled: int
+    frequency_ghz: float | None = None
 
     @classmethod
     def now(cls) -> CpuUse:
@@ -143,9 +149,19 @@ class CpuUse:
         idle = system.idle + getattr(system, "iowait", 0.0)
         # guest time is counted in user time already
         counted = sum(system) - getattr(system, "guest", 0.0) - getattr(system, "guest_nice", 0.0)
-        counters = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/core_throttle_count")
-        throttled = sum(int(counter.read_text()) for counter in counters)
-        return cls(time.monotonic(), counted - idle - steal, own.user + own.system, steal, throttled)
+        throttled = sum(read_cpu_counters("thermal_throttle/core_throttle_count"))
+        khz = max(read_cpu_counters("cpufreq/scaling_cur_freq"), default=None)
+        ghz = None if khz is None else khz / 1e6
+        return cls(time.monotonic(), counted - idle - steal, own.user + own.system, steal, throttled, ghz)
+
+
+def read_cpu_counters(name: str, root: Path = Path("/sys/devices/system/cpu")) -> list[int]:
+    """A file of each core that has it and tells a number there; a core may be taken offline meanwhile."""
+    numbers = []
+    for file in root.glob(f"cpu[0-9]*/{name}"):
+        with contextlib.suppress(OSError, ValueError):
+            numbers.append(int(file.read_text()))
+    return numbers
 
 
 def _version(package: str) -> str | None:

@@ -30,8 +30,8 @@ WORKER = Path(__file__).with_name("duet_worker.py")
 BLOCK_SECONDS = 0.01
 """What a block is aimed at: short, so that many fit and what befalls the machine befalls both sides.
 
-On a quiet machine the error after a second of measuring was about half of that with blocks of 30 ms; below 10 ms it did not
-fall further, while one switch of a few milliseconds to another process spoilt more of the blocks.
+On a quiet machine the error after a second of measuring was about half of that with blocks of 30 ms. Below 10 ms it
+did not fall further, while a switch of a few milliseconds to another process spoilt more of the blocks.
 """
 MIN_QUADS = 2
 MAX_PADDING = 2**20

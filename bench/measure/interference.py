@@ -14,6 +14,8 @@ CPU_SHARE = 0.9
 """A block of one thread that had the processor for less of its time was held up by something."""
 QUAD_FOREIGN_SHARE = 0.25
 """In so short a time the system's counters, which tick in hundredths of a second, tell no smaller share."""
+FREQUENCY_SHARE = 0.1
+"""A clock that moves by more than this share of its highest value runs the two sides at different speeds."""
 
 
 def preemption_flags(blocks: Sequence[tuple[float, float]]) -> set[str]:
@@ -36,6 +38,8 @@ def momentary_flags(before: CpuUse, after: CpuUse, own_seconds: float) -> set[st
         flags.add("steal")
     if after.throttled > before.throttled:
         flags.add("throttled")
+    if _moved(_frequencies(before, after)):
+        flags.add("frequency")
     return flags
 
 
@@ -49,12 +53,16 @@ class Notice:
 
 @dataclass
 class Interference:
-    """Sums over the quads of a pair what others took of the machine, for what a single quad is too short to tell."""
+    """Sums over the quads of a pair what others took of the machine, for what a single quad is too short to tell.
+
+    ``frequencies_ghz`` are the lowest and the highest of the clock so far, empty where they are not told.
+    """
 
     available: float = 0.0
     foreign: float = 0.0
     steal: float = 0.0
     throttled: int = 0
+    frequencies_ghz: tuple[float, ...] = ()
 
     def add(self, before: CpuUse, after: CpuUse, own_seconds: float) -> None:
         """Count a quad in."""
@@ -62,6 +70,8 @@ class Interference:
         self.foreign += _foreign(before, after, own_seconds)
         self.steal += after.steal - before.steal
         self.throttled += after.throttled - before.throttled
+        seen = (*self.frequencies_ghz, *_frequencies(before, after))
+        self.frequencies_ghz = (min(seen), max(seen)) if seen else ()
 
     def notices(self) -> list[Notice]:
         """What disturbed the pair as a whole."""
@@ -74,6 +84,9 @@ class Interference:
             told.append(Notice("steal", f"the hypervisor gave {share:.0%} of the CPU time to others"))
         if self.throttled:
             told.append(Notice("throttled", f"the processor was throttled {self.throttled} times for heat"))
+        if _moved(self.frequencies_ghz):
+            low, high = self.frequencies_ghz
+            told.append(Notice("frequency", f"the processor's clock moved between {low:.2f} and {high:.2f} GHz"))
         return told
 
 
@@ -98,6 +111,15 @@ def gpu_notices(own_processes: int) -> list[Notice]:
 def _query(program: str, query: str) -> list[str]:
     told = subprocess.run([program, query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
     return [line for line in told.stdout.splitlines() if line.strip()] if told.returncode == 0 else []
+
+
+def _frequencies(*moments: CpuUse) -> tuple[float, ...]:
+    """In GHz, as far as they are told."""
+    return tuple(each.frequency_ghz for each in moments if each.frequency_ghz is not None)
+
+
+def _moved(frequencies_ghz: Sequence[float]) -> bool:
+    return bool(frequencies_ghz) and min(frequencies_ghz) < (1 - FREQUENCY_SHARE) * max(frequencies_ghz)
 
 
 def _foreign(before: CpuUse, after: CpuUse, own_seconds: float) -> float:

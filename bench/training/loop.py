@@ -144,19 +144,17 @@ def fit(
 def _set_mode(model: nn.Module, trainable: list[nn.Parameter], head_alone: Collection[str] | None) -> None:
     """Training mode; with ``head_alone`` nothing outside those modules moves, batch-norm statistics included."""
 
-    def in_head(name: str) -> bool:
+    def moves(name: str) -> bool:
         return head_alone is None or any(name == each or name.startswith(f"{each}.") for each in head_alone)
 
     model.train()
-    for parameter in trainable:
-        parameter.requires_grad_(head_alone is None)
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and not in_head(name):
+        if isinstance(module, _BatchNorm) and not moves(name):
             module.eval()
-    ours = set(map(id, trainable))
+    ours = set(map(id, trainable))  # of the rest, some are frozen for good
     for name, parameter in model.named_parameters():
-        if id(parameter) in ours and in_head(name):
-            parameter.requires_grad_(True)
+        if id(parameter) in ours:
+            parameter.requires_grad_(moves(name))
 
 
 def _count_steps(budget: Budget, batches: Batches, macs: int) -> int | None:
