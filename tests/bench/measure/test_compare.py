@@ -23,7 +23,9 @@ from bench.measure.compare import (
     match_models,
 )
 from bench.measure.compare_summary import comparison_to_dict, render_markdown
-from bench.measure.duet import Setting, WorkerProcess
+from bench.measure.duet import Lane, PairSample, Setting, WorkerProcess
+from bench.measure.interference import Notice
+from bench.measure.rounds import Contest, Timing
 from bench.measure.sides import Side
 
 ROOT = Path(__file__).parents[3]
@@ -244,3 +246,13 @@ def test_hostile_names_do_not_break_markdown_and_json_is_complete():
     assert row.count("|") == 9
     assert "<" not in render_markdown(hostile)
     assert json.loads(json.dumps(comparison_to_dict(hostile), allow_nan=False))["failures"] == ["nothing"]
+
+
+def test_the_worst_of_the_notices_of_one_kind_is_told():
+    told = ("other processes used 9% of the machine's CPU time", "other processes used 67% of the machine's CPU time")
+    pairs = [PairSample((), (1, 1), (0.01, 0.01), 1.0, (Notice("load", each),)) for each in told]
+    side, lane = Side("here", sys.executable, None), Lane(sys.executable, None, "net")
+    timing = Timing(Contest("net", (lane, lane), 1), with_cpu=False, pairs=pairs)
+    result = ModelResult("net", "inconclusive", timing=timing)
+    shown = render_markdown(Comparison(side, side, CompareOptions(), ({}, {}), (), False, (result,)))
+    assert f"Disturbed, 2 of 2 pairs: {told[1]}." in shown
