@@ -139,6 +139,9 @@ class Worker:
         with self._zoos.active(root) as zoo, torch.device("meta"):
             network = zoo.create_model(model, **options)
             torch.optim.SGD(network.parameters(), lr=1e-3).zero_grad()
+        # What is here already no fork will free: its collections need not walk it, which would copy all its pages.
+        gc.collect()
+        gc.freeze()
         return {}
 
     def build(self, lanes: list[dict[str, Any]], order: list[int], padding: list[int]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.environment import keep_allocator_pages
 from bench.measure.duet import Duet, Setting, WorkerError
 from bench.measure.duet_worker import Worker
 
@@ -63,6 +64,10 @@ def local_worker(
 ) -> Iterator[tuple[LocalWorker, dict[str, Any]]]:
     """Inside, this process is set up as a worker: a worker and its environment. Afterwards it is as it was.
 
+    But for one thing that cannot be taken back: as in a worker, glibc keeps the memory that tensors free. Given back to
+    the system and faulted in again at every step, it makes a step up to half as slow again in some builds and not in
+    others.
+
     Args:
         builders: of the networks, by the names that lanes have as ``model``.
         device: of all lanes.
@@ -71,6 +76,7 @@ def local_worker(
     import torch
 
     before, collecting, flushing = torch.get_num_threads(), gc.isenabled(), _flushes_denormals()
+    keep_allocator_pages()
     worker = LocalWorker(builders)
     try:
         with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):

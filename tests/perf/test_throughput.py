@@ -12,7 +12,7 @@ from bench.config import MeasureConfig
 from bench.measure.clock import create_clock
 from bench.measure.throughput import measure_throughput
 
-BATCH_SIZE, PAIRS = 16, 200
+BATCH_SIZE, PAIRS = 16, 100
 """Many short turns: what slows the machine down for a moment then hits both alike."""
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CONFIG = MeasureConfig(seconds=0.15, block_seconds=0.01, precision=1e-9)
