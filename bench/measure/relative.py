@@ -16,7 +16,8 @@ from bench.measure.verdicts import ALPHA, Judgement, Jury, Witnesses, judge
 SESSION_SPREAD = 0.01
 """The standard deviation, from session to session, of the log-ratio of one network's time to the reference's.
 
-An assumption for an otherwise idle machine; `tests/perf/session_spread.py` measures it where it is run.
+For an otherwise idle machine, and on the safe side of what `tests/perf/session_spread.py` found on ours
+(results/session_spread.json): no spread beyond the sessions' own error, which bounds it at 1% for most networks.
 """
 
 
