@@ -8,9 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FILE = "zoo/architectures/simple_cnn.py"
 BEFORE = "x = self.pool(self.stages(x))"
-NEEDLESS = (
-    "for stage in self.stages:\n            x = stage(x).transpose(2, 3).contiguous().transpose(2, 3).contiguous()"
-)
+NEEDLESS = """for stage in self.stages:
+            x = stage(x)
+            for _ in range(4):
+                x = x.transpose(2, 3).contiguous()"""
 AFTER = f"{NEEDLESS}\n        x = self.pool(x)"
 
 
