@@ -56,6 +56,10 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")  # a page from the browser's cache asks the host for nothing
+        super().end_headers()
+
     def log_message(self, *_: object) -> None:
         self.server.asked.append(self.path)
 

@@ -1,5 +1,6 @@
 """Forks in place of fresh processes: each starts from the same clean state, dies alone, and leaves nothing."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.measure.duet import Lane, Setting, WorkerError
+from bench.measure.duet import WORKER, Lane, Setting, WorkerError
 from bench.measure.nursery import Nursery
 
 ROOT = str(Path(__file__).parents[3])
@@ -24,8 +25,14 @@ def nursery():
         yield nursery
 
 
-def descendants():
-    return {each.pid for each in psutil.Process().children(recursive=True)}
+def workers():
+    """The ids of our workers; a process that runs other tests as well may have other children."""
+    found = set()
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of the others ended meanwhile
+            if str(WORKER) in each.cmdline():
+                found.add(each.pid)
+    return found
 
 
 def run_block(duet):
@@ -37,13 +44,13 @@ def test_each_duet_is_a_fresh_fork_of_one_process(nursery):
     seen = []
     for _ in range(3):
         with nursery.open([sys.executable], SETTING) as duet:
-            seen.append(descendants())
+            seen.append(workers())
             assert run_block(duet)["seconds"] > 0
     (parent,) = set.intersection(*seen)
     children = [pids - {parent} for pids in seen]
     assert all(len(pids) == 1 for pids in children)
     assert len(set.union(*children)) == 3
-    assert descendants() == {parent}
+    assert workers() == {parent}
 
 
 def test_a_fork_knows_nothing_of_the_one_before(nursery):
@@ -60,7 +67,7 @@ def test_a_fork_knows_nothing_of_the_one_before(nursery):
 
 def test_a_fork_that_dies_is_told_and_the_next_one_lives(nursery):
     with nursery.open([sys.executable], SETTING) as duet:
-        before = descendants()
+        before = workers()
         newest = max(before, key=lambda pid: psutil.Process(pid).create_time())
         os.kill(newest, signal.SIGKILL)
         with pytest.raises(WorkerError, match="ended with status -9"):
@@ -72,8 +79,8 @@ def test_a_fork_that_dies_is_told_and_the_next_one_lives(nursery):
 def test_the_end_of_the_nursery_is_the_end_of_all_its_processes():
     with Nursery([LANE]) as nursery:
         nursery.open([sys.executable], SETTING)
-        assert len(descendants()) == 2
-    assert descendants() == set()
+        assert len(workers()) == 2
+    assert workers() == set()
 
 
 def test_an_interruption_leaves_no_answer_for_another_question(nursery):
