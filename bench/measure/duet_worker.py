@@ -232,23 +232,25 @@ class Worker:
         import torch
 
         on_cuda = self._device.type == "cuda"
-        if on_cuda:
-            began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            torch.cuda.synchronize(self._device)
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        cpu, wall = time.process_time(), time.perf_counter()
-        if on_cuda:
-            began.record()
-        for _ in range(steps):
-            step()
-        if on_cuda:
-            ended.record()
-            torch.cuda.synchronize(self._device)
-        elif self._device.type == "mps":
-            torch.mps.synchronize()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        # Events belong to the current device, which is the first one unless somebody says so.
+        with torch.cuda.device(self._device) if on_cuda else contextlib.nullcontext():
+            if on_cuda:
+                began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                ended = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                torch.cuda.synchronize()
+            switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+            cpu, wall = time.process_time(), time.perf_counter()
+            if on_cuda:
+                began.record()
+            for _ in range(steps):
+                step()
+            if on_cuda:
+                ended.record()
+                torch.cuda.synchronize()
+            elif self._device.type == "mps":
+                torch.mps.synchronize()
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
         seconds = began.elapsed_time(ended) / 1000 if on_cuda else wall
         return {"seconds": seconds, "cpu_seconds": cpu, "involuntary_switches": switches}
 
