@@ -20,8 +20,9 @@ MEMORY_OPERATORS = frozenset(
     f"aten.{name}"
     for name in (
         *("_reshape_alias", "_to_copy", "_unsafe_view", "alias", "as_strided", "clone", "contiguous", "copy", "copy_"),
-        *("detach", "detach_", "empty", "empty_like", "empty_strided", "expand", "lift_fresh", "new_empty", "permute"),
-        *("reshape", "select", "slice", "split", "squeeze", "t", "transpose", "unsqueeze", "view"),
+        *("detach", "detach_", "diagonal", "empty", "empty_like", "empty_strided", "expand", "lift_fresh", "new_empty"),
+        *("permute", "repeat", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose"),
+        *("unbind", "unfold", "unsqueeze", "view"),
     )
 )
 SHOWN_LAYERS = 3
