@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 
 from bench.measure.paired import Estimate
-from bench.measure.verdicts import ALPHA, Judgement, Jury, Witnesses, judge
+from bench.measure.verdicts import Judgement, Jury, Witnesses, judge
 
 SESSION_SPREAD = 0.01
 """The standard deviation, from session to session, of the log-ratio of one network's time to the reference's.
@@ -53,7 +53,7 @@ def judge_sessions(
 ) -> dict[str, Judgement]:
     """Verdicts where both sides are measured already, in one look."""
     witnesses = {name: relate(base[name], head[name], session_spread) for name in head}
-    return judge(witnesses, {}, alpha=ALPHA, tolerance=tolerance)
+    return judge(witnesses, {}, tolerance=tolerance)
 
 
 class PastJury(Jury):

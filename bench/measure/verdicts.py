@@ -1,6 +1,6 @@
 """From paired estimates to verdicts: regressed, improved, unchanged or inconclusive, over all models of one call.
 
-False alarms are bounded over the whole call, whatever the number of models and of looks at the data:
+False alarms are bounded over the whole call (`ALPHA`), whatever the number of models and of looks at the data:
 
 - the data are looked at after `LOOKS` pairs and at the end, each look with a share of the error allowed, so that a
   call may stop early; the union of the looks keeps the bound;
@@ -8,6 +8,10 @@ False alarms are bounded over the whole call, whatever the number of models and 
   share on (Ye, Li, Liu and Yao 2013), one that was found unchanged does not;
 - where there are two witnesses, wall time and process CPU time, a change needs both: the larger p-value counts, which
   needs no correction (an intersection-union test, Berger 1982).
+
+``unchanged`` is a claim of its own, of equivalence, and errs in its own way: a change as large as the tolerance passes
+for none. That is bounded for each model (`MISSED`) over its looks; more models make it no likelier for one of them, so
+it is not corrected for their number (two one-sided tests, Schuirmann 1987).
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench.measure.paired import Estimate, holm
+from bench.measure.paired import Estimate, HolmStep, holm
 
 ALPHA = 0.01
 """The chance, over a whole call, that code which takes the same time is called regressed or improved."""
+MISSED = 0.025
+"""The chance, for each model, that a change of the tolerance or more is called unchanged."""
 LOOKS: Mapping[int, float] = {5: 0.1, 8: 0.2, 11: 0.3}
-"""After so many pairs the data are looked at, with this share of `ALPHA`; the last look has what is left."""
+"""After so many pairs the data are looked at, with this share of either chance; the last look has what is left."""
 LAST_SHARE = 1 - sum(LOOKS.values())
 
 
@@ -56,9 +62,9 @@ class Witnesses:
 class Judgement:
     """A verdict with its evidence. Changes are of head's time relative to base's: 0.05 is 5% slower.
 
-    ``low`` and ``high`` bound the change of the wall time at confidence ``1 - level``; ``smallest_change`` is what the
-    measurement could have seen with probability 0.8. All three are None where there is no second pair to tell.
-    ``cpu_change`` is the second witness's estimate.
+    ``low`` and ``high`` bound the change of the wall time at confidence ``1 - level``, which is what the verdict rests
+    on; ``smallest_change`` is what the measurement would have called changed with probability 0.8. All three are None
+    where there is no second pair to tell. ``cpu_change`` is the second witness's estimate.
     """
 
     verdict: Verdict
@@ -94,15 +100,15 @@ class Jury:
 
     def _judge(self, witnesses: Mapping[str, Witnesses], share: float) -> dict[str, Judgement]:
         verdicts = {name: judgement.verdict for name, judgement in self.settled.items()}
-        return judge(witnesses, verdicts, alpha=share * ALPHA, tolerance=self._tolerance, family=self._family)
+        return judge(witnesses, verdicts, share=share, tolerance=self._tolerance, family=self._family)
 
 
 def judge(
     witnesses: Mapping[str, Witnesses],
     settled: Mapping[str, Verdict],
     *,
-    alpha: float,
     tolerance: float,
+    share: float = 1.0,
     family: int | None = None,
 ) -> dict[str, Judgement]:
     """One look at the models of a call.
@@ -110,8 +116,8 @@ def judge(
     Args:
         witnesses: the estimates of every model whose timing decides, by name.
         settled: the verdicts of earlier looks.
-        alpha: this look's share of the error allowed.
         tolerance: a change that certainly is below this share counts as none.
+        share: this look's of the errors allowed; all of them if it is the only one.
         family: how many models the call has in all, where some of them could not be timed.
 
     Returns:
@@ -119,9 +125,9 @@ def judge(
     """
     p_values = {name: _p_value(settled.get(name), evidence) for name, evidence in witnesses.items()}
     untimed = max(0, (family or 0) - len(p_values))
-    steps = holm(p_values | {f"(not timed {number})": 1.0 for number in range(untimed)}, alpha)
+    steps = holm(p_values | {f"(not timed {number})": 1.0 for number in range(untimed)}, share * ALPHA)
     return {
-        name: _judge_one(evidence, steps[name].level, steps[name].rejected, tolerance)
+        name: _judge_one(evidence, steps[name], share, tolerance)
         for name, evidence in witnesses.items()
         if name not in settled
     }
@@ -133,26 +139,25 @@ def _p_value(verdict: Verdict | None, evidence: Witnesses) -> float:
     return 0.0 if verdict in (Verdict.REGRESSED, Verdict.IMPROVED) else 1.0
 
 
-def _judge_one(evidence: Witnesses, level: float, rejected: bool, tolerance: float) -> Judgement:
-    wall, cpu = evidence.wall, evidence.cpu
-    low, high = wall.interval(level)
-    within = all(_within(each.interval(level), tolerance) for each in (wall, cpu) if each is not None)
-    if within:
-        verdict, reason = Verdict.UNCHANGED, f"the interval lies within ±{tolerance:.0%}"
-    elif rejected and wall.log_ratio > 0:
+def _judge_one(evidence: Witnesses, step: HolmStep, share: float, tolerance: float) -> Judgement:
+    wall, cpu, level = evidence.wall, evidence.cpu, step.level
+    missed_level = 2 * share * MISSED  # of a two-sided interval
+    if all(_within(each.interval(missed_level), tolerance) for each in (wall, cpu) if each is not None):
+        verdict, reason, level = Verdict.UNCHANGED, f"the interval lies within ±{tolerance:.0%}", missed_level
+    elif step.rejected and wall.log_ratio > 0:
         verdict, reason = Verdict.REGRESSED, "the interval lies above zero"
-    elif rejected:
+    elif step.rejected:
         verdict, reason = Verdict.IMPROVED, "the interval lies below zero"
     else:
-        verdict, reason = Verdict.INCONCLUSIVE, _why_inconclusive(evidence, level, tolerance)
-    smallest = wall.smallest_change(level)
+        verdict, reason = Verdict.INCONCLUSIVE, _why_inconclusive(evidence, level, missed_level, tolerance)
+    low, high = wall.interval(level)
     return Judgement(
         verdict=verdict,
         change=math.expm1(wall.log_ratio),
         low=_finite_change(low),
         high=_finite_change(high),
         level=level,
-        smallest_change=_finite_change(smallest),
+        smallest_change=_finite_change(wall.smallest_change(step.level)),
         cpu_change=None if cpu is None else math.expm1(cpu.log_ratio),
         reason=reason,
     )
@@ -163,14 +168,14 @@ def _within(interval: tuple[float, float], tolerance: float) -> bool:
     return -margin <= interval[0] and interval[1] <= margin
 
 
-def _why_inconclusive(evidence: Witnesses, level: float, tolerance: float) -> str:
+def _why_inconclusive(evidence: Witnesses, level: float, missed_level: float, tolerance: float) -> str:
     wall, cpu = evidence.wall, evidence.cpu
     if wall.pairs < 2:
         return "one pair of processes tells nothing on how pairs differ: raise --budget"
     low, high = wall.interval(level)
     if cpu is not None and not low <= 0 <= high:
         return "wall time and process CPU time do not agree"
-    if cpu is not None and _within((low, high), tolerance):
+    if cpu is not None and _within(wall.interval(missed_level), tolerance):
         return f"the CPU time's interval is wider than ±{tolerance:.0%}"
     return f"the interval holds zero and reaches beyond ±{tolerance:.0%}: raise --budget, or quiet the machine"
 

@@ -59,6 +59,18 @@ def test_false_alarms_are_rare_and_a_fifth_is_found():
     assert slower.count(Verdict.REGRESSED) >= 0.95 * len(slower)
 
 
+def test_a_whole_zoo_that_did_not_change_is_told_so():
+    """The luck of two sessions must not make every verdict of a long list inconclusive."""
+    random, names = np.random.default_rng(8), [f"net{number}" for number in range(10)]
+    quiet = {"pairs": 16, "pair_spread": 0.005, "quad_spread": 0.02, "luck": SESSION_SPREAD / 2}
+    past, now = ({name: session(random, **quiet) for name in names} for _ in range(2))
+    jury = PastJury({name: witnesses(pairs) for name, pairs in past.items()}, tolerance=0.05)
+    for count in LOOKS:
+        jury.look(count, {name: witnesses(pairs[:count]) for name, pairs in now.items()})
+    jury.look_last({name: witnesses(pairs) for name, pairs in now.items()})
+    assert [judgement.verdict for judgement in jury.settled.values()].count(Verdict.UNCHANGED) >= 9
+
+
 def test_the_difference_of_two_estimates():
     base, head = Estimate(0.5, 0.03, 7.0, 8, 80), Estimate(0.6, 0.04, 5.0, 6, 70)
     change = subtract(head, base, 0.0)

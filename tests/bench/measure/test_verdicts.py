@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.measure.paired import Estimate, estimate_log_ratio
-from bench.measure.verdicts import ALPHA, LAST_SHARE, LOOKS, Jury, Verdict, Witnesses, judge
+from bench.measure.verdicts import ALPHA, LAST_SHARE, LOOKS, MISSED, Jury, Verdict, Witnesses, judge
 
 
 def estimate(log_ratio, error=0.005, degrees=7.0):
@@ -12,7 +12,7 @@ def estimate(log_ratio, error=0.005, degrees=7.0):
 
 
 def verdict(wall, cpu=None, tolerance=0.05):
-    return judge({"net": Witnesses(wall, cpu)}, {}, alpha=0.01, tolerance=tolerance)["net"]
+    return judge({"net": Witnesses(wall, cpu)}, {}, tolerance=tolerance)["net"]
 
 
 @pytest.mark.parametrize(
@@ -53,19 +53,27 @@ def test_more_models_need_stronger_evidence():
     weak = estimate(0.08, 0.0195)  # p = 0.0045: enough for one model at 0.01, not for the weakest of many
     assert verdict(weak).verdict is Verdict.REGRESSED
     others = {f"other{number}": Witnesses(estimate(0.0)) for number in range(9)}
-    judged = judge({"net": Witnesses(weak)} | others, {}, alpha=0.01, tolerance=0.05)
+    judged = judge({"net": Witnesses(weak)} | others, {}, tolerance=0.05)
     assert judged["net"].verdict is Verdict.INCONCLUSIVE
     assert judged["net"].level == pytest.approx(0.001)
-    untimed = judge({"net": Witnesses(weak)}, {}, alpha=0.01, tolerance=0.05, family=10)
+    untimed = judge({"net": Witnesses(weak)}, {}, tolerance=0.05, family=10)
     assert untimed["net"].level == pytest.approx(0.001)
+
+
+def test_more_models_make_it_no_harder_to_call_one_unchanged():
+    evidence = estimate(0.0, 0.014)  # just certain enough for one
+    assert verdict(evidence).verdict is Verdict.UNCHANGED
+    assert verdict(evidence).level == pytest.approx(2 * MISSED)
+    many = {f"net{number}": Witnesses(evidence) for number in range(20)}
+    assert {each.verdict for each in judge(many, {}, tolerance=0.05).values()} == {Verdict.UNCHANGED}
 
 
 def test_a_change_found_earlier_hands_its_share_on_and_no_change_does_not():
     evidence = {name: Witnesses(estimate(0.0, 0.05)) for name in "ab"}
-    after_change = judge(evidence, {"b": Verdict.REGRESSED}, alpha=0.01, tolerance=0.05)
+    after_change = judge(evidence, {"b": Verdict.REGRESSED}, tolerance=0.05)
     assert after_change.keys() == {"a"}
     assert after_change["a"].level == pytest.approx(0.01)
-    after_none = judge(evidence, {"b": Verdict.UNCHANGED}, alpha=0.01, tolerance=0.05)
+    after_none = judge(evidence, {"b": Verdict.UNCHANGED}, tolerance=0.05)
     assert after_none["a"].level == pytest.approx(0.005)
 
 
@@ -97,6 +105,13 @@ def test_identical_code_is_hardly_ever_called_changed_in_spite_of_the_looks(of_p
     verdicts, _ = run_calls(150, of_pairs, 0.02, models=2)
     false_alarms = sum(bool(each & {Verdict.REGRESSED, Verdict.IMPROVED}) for each in verdicts)
     assert false_alarms <= 4  # of 150 at 1%: more than 4 has a chance of 2%
+
+
+@pytest.mark.parametrize("of_pairs", [0.01, 0.03])
+def test_a_change_of_the_tolerance_is_hardly_ever_called_unchanged_in_spite_of_the_looks(of_pairs):
+    verdicts, _ = run_calls(200, of_pairs, 0.02, change=np.log(1.05))
+    missed = sum(Verdict.UNCHANGED in each for each in verdicts)
+    assert missed <= 10  # of 200 at 2.5%: more than 10 has a chance of 2%
 
 
 def test_on_a_quiet_machine_five_percent_is_found_and_the_call_ends_early():
