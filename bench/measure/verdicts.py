@@ -17,7 +17,7 @@ it is not corrected for their number (two one-sided tests, Schuirmann 1987).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,7 +25,7 @@ from bench.measure.paired import Estimate, HolmStep, holm
 
 ALPHA = 0.01
 """The chance, over a whole call, that code which takes the same time is called regressed or improved."""
-MISSED = 0.025
+MISSED = 0.05
 """The chance, for each model, that a change of the tolerance or more is called unchanged."""
 LOOKS: Mapping[int, float] = {5: 0.1, 8: 0.2, 11: 0.3}
 """After so many pairs the data are looked at, with this share of either chance; the last look has what is left."""
@@ -80,8 +80,11 @@ class Judgement:
 class Jury:
     """Judges the models of a call at every look, and keeps what is settled.
 
-    ``family`` is how many models the call has, those included that cannot be timed.
+    ``family`` is how many models the call has, those included that cannot be timed. ``early`` are the verdicts that a
+    look before the last may settle.
     """
+
+    early: Collection[Verdict] = (Verdict.REGRESSED, Verdict.IMPROVED, Verdict.UNCHANGED)
 
     def __init__(self, family: int, tolerance: float) -> None:
         self.settled: dict[str, Judgement] = {}
@@ -92,15 +95,21 @@ class Jury:
         """Settle what can be settled after so many pairs, if that is one of `LOOKS`."""
         if pairs in LOOKS:
             judged = self._judge(witnesses, LOOKS[pairs])
-            self.settled |= {name: each for name, each in judged.items() if each.verdict is not Verdict.INCONCLUSIVE}
+            self.settled |= {name: each for name, each in judged.items() if each.verdict in self.early}
 
     def look_last(self, witnesses: Mapping[str, Witnesses]) -> None:
         """Settle all."""
         self.settled |= self._judge(witnesses, LAST_SHARE)
 
     def _judge(self, witnesses: Mapping[str, Witnesses], share: float) -> dict[str, Judgement]:
-        verdicts = {name: judgement.verdict for name, judgement in self.settled.items()}
-        return judge(witnesses, verdicts, share=share, tolerance=self._tolerance, family=self._family)
+        return judge(
+            witnesses,
+            {name: judgement.verdict for name, judgement in self.settled.items()},
+            tolerance=self._tolerance,
+            alpha=share * ALPHA,
+            missed=share * MISSED if Verdict.UNCHANGED in self.early else MISSED,
+            family=self._family,
+        )
 
 
 def judge(
@@ -108,7 +117,8 @@ def judge(
     settled: Mapping[str, Verdict],
     *,
     tolerance: float,
-    share: float = 1.0,
+    alpha: float = ALPHA,
+    missed: float = MISSED,
     family: int | None = None,
 ) -> dict[str, Judgement]:
     """One look at the models of a call.
@@ -117,7 +127,8 @@ def judge(
         witnesses: the estimates of every model whose timing decides, by name.
         settled: the verdicts of earlier looks.
         tolerance: a change that certainly is below this share counts as none.
-        share: this look's of the errors allowed; all of them if it is the only one.
+        alpha: this look's share of the false alarms allowed; all of them if it is the only one.
+        missed: its share of `MISSED`.
         family: how many models the call has in all, where some of them could not be timed.
 
     Returns:
@@ -125,9 +136,9 @@ def judge(
     """
     p_values = {name: _p_value(settled.get(name), evidence) for name, evidence in witnesses.items()}
     untimed = max(0, (family or 0) - len(p_values))
-    steps = holm(p_values | {f"(not timed {number})": 1.0 for number in range(untimed)}, share * ALPHA)
+    steps = holm(p_values | {f"(not timed {number})": 1.0 for number in range(untimed)}, alpha)
     return {
-        name: _judge_one(evidence, steps[name], share, tolerance)
+        name: _judge_one(evidence, steps[name], missed, tolerance)
         for name, evidence in witnesses.items()
         if name not in settled
     }
@@ -139,9 +150,9 @@ def _p_value(verdict: Verdict | None, evidence: Witnesses) -> float:
     return 0.0 if verdict in (Verdict.REGRESSED, Verdict.IMPROVED) else 1.0
 
 
-def _judge_one(evidence: Witnesses, step: HolmStep, share: float, tolerance: float) -> Judgement:
+def _judge_one(evidence: Witnesses, step: HolmStep, missed: float, tolerance: float) -> Judgement:
     wall, cpu, level = evidence.wall, evidence.cpu, step.level
-    missed_level = 2 * share * MISSED  # of a two-sided interval
+    missed_level = 2 * missed  # of a two-sided interval
     if all(_within(each.interval(missed_level), tolerance) for each in (wall, cpu) if each is not None):
         verdict, reason, level = Verdict.UNCHANGED, f"the interval lies within ±{tolerance:.0%}", missed_level
     elif step.rejected and wall.log_ratio > 0:

@@ -26,7 +26,7 @@ class Net(nn.Module):
         if self.extra is not None:
             x = self.extra(x)
         if self.copy:
-            x = x.clone().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+            x = x.clone().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2).repeat(1, 1, 1, 1)
         return self.fc(x.mean((2, 3)))
 
 

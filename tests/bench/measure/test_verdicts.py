@@ -61,7 +61,7 @@ def test_more_models_need_stronger_evidence():
 
 
 def test_more_models_make_it_no_harder_to_call_one_unchanged():
-    evidence = estimate(0.0, 0.014)  # just certain enough for one
+    evidence = estimate(0.0, 0.02)  # certain enough for one
     assert verdict(evidence).verdict is Verdict.UNCHANGED
     assert verdict(evidence).level == pytest.approx(2 * MISSED)
     many = {f"net{number}": Witnesses(evidence) for number in range(20)}
@@ -111,7 +111,7 @@ def test_identical_code_is_hardly_ever_called_changed_in_spite_of_the_looks(of_p
 def test_a_change_of_the_tolerance_is_hardly_ever_called_unchanged_in_spite_of_the_looks(of_pairs):
     verdicts, _ = run_calls(200, of_pairs, 0.02, change=np.log(1.05))
     missed = sum(Verdict.UNCHANGED in each for each in verdicts)
-    assert missed <= 10  # of 200 at 2.5%: more than 10 has a chance of 2%
+    assert missed <= 16  # of 200 at 5%: more than 16 has a chance of 2%
 
 
 def test_on_a_quiet_machine_five_percent_is_found_and_the_call_ends_early():
