@@ -76,7 +76,6 @@ def local_worker(
     import torch
 
     before, collecting, flushing = torch.get_num_threads(), gc.isenabled(), _flushes_denormals()
-    frozen = gc.get_freeze_count()
     keep_allocator_pages()
     gc.freeze()  # collections between pairs need not walk all that the process has imported
     worker = LocalWorker(builders)
@@ -87,8 +86,7 @@ def local_worker(
         worker.close()
         torch.set_num_threads(before)
         torch.set_flush_denormal(flushing)
-        if not frozen:
-            gc.unfreeze()
+        gc.unfreeze()
         if collecting:
             gc.enable()
 

@@ -189,6 +189,7 @@ def test_the_process_is_left_as_it_was(tmp_path):
         torch.set_num_threads(threads)
     assert torch.equal(torch.rand(3), drawn)
     assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
     assert float(torch.tensor(1e-40) * 1.0) > 0  # denormal numbers are as they were
     assert net.training
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())

@@ -13,8 +13,7 @@ separate processes, base first, then head. Their slowdowns are head's own blocks
     python tests/perf/gate_experiment.py --n 60 --hogs 2 --out results/gate.jsonl
     python tests/perf/gate_experiment.py --show --out results/gate.jsonl
 
-Each round is appended to the file; the same command goes on where the last one ended. A round keeps its log-ratios, so
-``--show --rejudge`` tells what the rule for verdicts, as it is now, makes of what was measured under an older one.
+Each round is appended to the file; the same command goes on where the last one ended.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ from bench.measure.complexity import count_macs
 from bench.measure.duet import MIN_QUADS, QUAD_ORDERS, Duet, Lane, PairSample, Quad, Setting, Stage
 from bench.measure.interference import Interference
 from bench.measure.nursery import Nursery
-from bench.measure.paired import estimate_log_ratio
 from bench.measure.rounds import MIN_PAIR_SECONDS, PLANNED_PAIRS, create_witnesses, least_pair_seconds
-from bench.measure.verdicts import Jury, Witnesses
+from bench.measure.verdicts import Jury
 
 SLOWDOWNS = (0.0, 0.05, 0.10, 0.20)
 STEPS = 20
@@ -64,7 +62,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gate.jsonl"))
     parser.add_argument("--no-others", action="store_true", help="leave the other gates out: half the time")
     parser.add_argument("--show", action="store_true", help="only print the table of what is there")
-    parser.add_argument("--rejudge", action="store_true", help="show the verdicts that today's rule gives")
     arguments = parser.parse_args()
     if not arguments.show:
         setting = Setting(mode=arguments.mode)
@@ -86,8 +83,7 @@ def main() -> None:
                 with arguments.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"round {number + 1} of {arguments.n}, {model}: {verdicts(row)}", file=sys.stderr, flush=True)
-    rows = read_rows(arguments.out)
-    print(render([rejudge(row) for row in rows] if arguments.rejudge else rows))
+    print(render(read_rows(arguments.out)))
 
 
 def run_round(lane: Lane, setting: Setting, budget_seconds: float, number: int) -> dict[str, Any]:
@@ -232,23 +228,6 @@ def hogs(count: int) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def rejudge(row: dict[str, Any]) -> dict[str, Any]:
-    """The round with the verdicts of today's rule; its looks come no later than those that were taken."""
-    told = {}
-    for slowdown, each in row["gates"]["zoobench"].items():
-        jury, with_cpu = Jury(1, tolerance=0.05), Setting(mode=row["mode"]).has_cpu_witness
-        for pairs in range(1, each["pairs"] + 1):
-            wall, cpu = (estimate_log_ratio(each[key][:pairs]) for key in ("log_ratios", "cpu_log_ratios"))
-            evidence = {"net": Witnesses(wall, cpu if with_cpu else None)}
-            jury.look(pairs, evidence)
-            if jury.settled:
-                break
-        else:
-            jury.look_last(evidence)
-        told[slowdown] = each | {"verdict": jury.settled["net"].verdict.value}
-    return row | {"gates": row["gates"] | {"zoobench": told}}
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
