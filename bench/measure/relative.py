@@ -16,8 +16,8 @@ from bench.measure.verdicts import Judgement, Jury, Verdict, Witnesses, judge
 SESSION_SPREAD = 0.01
 """The standard deviation, from session to session, of the log-ratio of one network's time to the reference's.
 
-For an otherwise idle machine, from what `tests/perf/session_spread.py` found on ours (results/session_spread.json): 0 to
-0.7% in five of six cases, 1.1% in the sixth.
+For an otherwise idle machine, from what `tests/perf/session_spread.py` found on ours (results/session_spread.json): 0
+to 0.7% in five of six cases, 1.1% in the sixth.
 """
 
 
