@@ -42,7 +42,9 @@ def compare(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Chosen for each model if not given.")] = None,
     input_size: Annotated[int | None, typer.Option(min=1, help="Pixels: 32, or what a baseline did.")] = None,
     num_classes: Annotated[int | None, typer.Option(min=1, help="Outputs: 10, or what a baseline did.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0.001, max=1, help="The change that counts as none.")] = 0.05,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="The change that counts as none: 0.05, of a baseline 0.1.")
+    ] = None,
     fail_on: Annotated[
         str | None, typer.Option(help="Which of environment,missing,changed,regressed,nothing,inconclusive; or none.")
     ] = None,
@@ -67,6 +69,7 @@ def compare(
     from bench.measure.compare import compare as compare_two
     from bench.measure.duet import Setting
     from bench.measure.past import compare_with_past, load_past
+    from bench.measure.relative import PAST_TOLERANCE
 
     failing = _parse_fail_on(fail_on)
     wanted = {"mode": mode and mode.value, "input_size": input_size, "num_classes": num_classes}
@@ -80,7 +83,7 @@ def compare(
         setting=Setting(device, threads, task.mode, task.input_size, task.num_classes),
         budget_seconds=budget,
         batch_size=batch_size,
-        tolerance=tolerance,
+        tolerance=tolerance or (PAST_TOLERANCE if past else CompareOptions.tolerance),
         force=force,
     )
     for file in (out, None if markdown in (None, "-") else Path(markdown)):

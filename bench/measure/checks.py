@@ -23,7 +23,7 @@ from bench.measure.gates import find_differences
 from bench.measure.local import Build, duet_opener, local_worker
 from bench.measure.past import REFERENCE_PROGRAM
 from bench.measure.reference import REFERENCE
-from bench.measure.relative import PastJury, PatientJury
+from bench.measure.relative import INSIDE_SPREAD, PastJury, PatientJury
 from bench.measure.rounds import Contest, Timing, measure_rounds
 from bench.measure.sessions import (
     changed_detail,
@@ -162,7 +162,9 @@ def check_subject(subject: Subject, baseline: Baseline, tolerance: float, budget
                 setting,
                 budget_seconds=budget_seconds,
                 tolerance=tolerance,
-                jury=PastJury({baseline.name: figure.witnesses(setting.has_cpu_witness)}, tolerance),
+                jury=PastJury(
+                    {baseline.name: figure.witnesses(setting.has_cpu_witness)}, tolerance, session_spread=INSIDE_SPREAD
+                ),
                 open_duet=duet_opener(worker),
             )
     results = [

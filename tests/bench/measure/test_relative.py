@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from bench.measure.paired import Estimate, estimate_log_ratio
-from bench.measure.relative import SESSION_SPREAD, PastJury, PatientJury, judge_sessions, relate, subtract
+from bench.measure.relative import (
+    INSIDE_SPREAD,
+    PAST_TOLERANCE,
+    SESSION_SPREAD,
+    PastJury,
+    PatientJury,
+    judge_sessions,
+    relate,
+    subtract,
+)
 from bench.measure.verdicts import LOOKS, Verdict, Witnesses
 
 
@@ -64,11 +73,20 @@ def test_a_whole_zoo_that_did_not_change_is_told_so():
     random, names = np.random.default_rng(8), [f"net{number}" for number in range(10)]
     quiet = {"pairs": 16, "pair_spread": 0.005, "quad_spread": 0.02, "luck": SESSION_SPREAD / 2}
     past, now = ({name: session(random, **quiet) for name in names} for _ in range(2))
-    jury = PastJury({name: witnesses(pairs) for name, pairs in past.items()}, tolerance=0.05)
+    jury = PastJury({name: witnesses(pairs) for name, pairs in past.items()}, PAST_TOLERANCE)
     for count in LOOKS:
         jury.look(count, {name: witnesses(pairs[:count]) for name, pairs in now.items()})
     jury.look_last({name: witnesses(pairs) for name, pairs in now.items()})
     assert [judgement.verdict for judgement in jury.settled.values()].count(Verdict.UNCHANGED) >= 9
+
+
+def test_in_one_process_a_twentieth_can_be_told_from_nothing():
+    """The tolerance that a test asks for is within reach of what sessions inside the tests' process differ by."""
+    sure = {"net": Witnesses(Estimate(0.7, 0.003, 18.0, 16, 300))}
+    inside, outside = (PastJury(sure, tolerance=0.05, session_spread=each) for each in (INSIDE_SPREAD, SESSION_SPREAD))
+    for jury, verdict in ((inside, Verdict.UNCHANGED), (outside, Verdict.INCONCLUSIVE)):
+        jury.look_last({"net": Witnesses(Estimate(0.71, 0.003, 18.0, 16, 300))})
+        assert jury.settled["net"].verdict is verdict
 
 
 def test_the_difference_of_two_estimates():
