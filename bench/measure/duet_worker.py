@@ -29,7 +29,7 @@ from typing import Any, cast
 COMMANDS = ("start", "resolve", "count", "prepare", "build", "run", "drop")
 FORK_DIED = "ForkDied"
 WARM_UP_SECONDS, WARM_UP_SECONDS_GPU = 0.03, 0.15
-"""At the least. On a CPU the third step is within 2% of all that follow; what is left of a GPU's is its clock's."""
+"""At the least. On a CPU the third step is within 2% of all that follow; a GPU's clock takes longer to rise."""
 WARM_UP_AT_MOST_SECONDS = 1.0
 STABLE_WITHIN = 0.05
 COMPARED_PACKAGES = ("torch", "torchvision", "timm")
