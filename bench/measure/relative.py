@@ -18,7 +18,7 @@ SESSION_SPREAD = 0.02
 
 For an otherwise idle machine, and on the safe side of what was found on ours: 0.3% for two networks and 1.1% for a
 third, at most 2.1% (`tests/perf/session_spread.py`, results/session_spread.json); and ten networks against their
-baseline of some minutes before differed by 1.9%, root mean square, which is 1.4% a session
+baseline of nine minutes before differed by 1.9%, root mean square, which is 1.4% a session
 (results/baseline_comparison.json).
 """
 INSIDE_SPREAD = 0.01

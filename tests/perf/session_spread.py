@@ -1,9 +1,9 @@
 """How much the ratio of a network's time to the reference workload's differs from session to session.
 
-`bench.measure.relative.SESSION_SPREAD` stands for this. The same code is measured again and again, in fresh processes
-as `zoobench baseline save` does and in one process as the fixture `throughput` does, each session on its own. The
-variance of the sessions' log-ratios, less what the sessions themselves say of their error, is that of the spread; its
-95% bound is from the chi-squared distribution.
+`SESSION_SPREAD` and `INSIDE_SPREAD` of `bench.measure.relative` stand for this. The same code is measured again and
+again, in fresh processes as `zoobench baseline save` does and in one process as the fixture `throughput` does, each
+session on its own. The variance of the sessions' log-ratios, less what the sessions themselves say of their error, is
+that of the spread; its 95% bound is from the chi-squared distribution.
 
     python tests/perf/session_spread.py --sessions 12 --budget 15 --out results/session_spread.json
 """
@@ -26,7 +26,7 @@ from bench.measure.checks import Work, create_subject, measure_subject
 from bench.measure.compare import CompareOptions, choose_batch_size
 from bench.measure.duet import Setting
 from bench.measure.past import measure_baseline
-from bench.measure.relative import SESSION_SPREAD
+from bench.measure.relative import INSIDE_SPREAD, SESSION_SPREAD
 from bench.measure.sessions import describe_session
 from bench.measure.verdicts import ALPHA
 
@@ -104,7 +104,7 @@ def main() -> None:
     if arguments.out is not None:
         content = {
             "command": " ".join(sys.argv),
-            "assumed_spread": SESSION_SPREAD,
+            "assumed_spread": dict(zip(PROCESSES, (SESSION_SPREAD, INSIDE_SPREAD), strict=True)),
             "alpha": ALPHA,
             "environment": describe_session({}),
             "summary": told,

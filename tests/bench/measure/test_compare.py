@@ -95,6 +95,7 @@ def test_two_revisions_are_timed_and_told_in_every_form(repository, tmp_path):
     assert done.returncode == EXIT_CODES[told["failures"][0]]
     assert told["base"]["commit"] == repository.git("rev-parse", "HEAD")
     assert told["setting"]["threads"] == told["base"]["threads"] == 1
+    assert told["tolerance"] == 0.05
     pairs = json.loads(raw.read_text())["pairs"]["small"]
     blocks = [block for pair in pairs for quad in pair["quads"] for block in quad["blocks"]]
     assert len(blocks) == 4 * results["small"]["quads"]

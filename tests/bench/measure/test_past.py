@@ -198,7 +198,9 @@ def test_two_baselines_are_compared_without_measuring(folder):
         save_baseline(folder, baseline.model_copy(update={"name": name, "figures": figures}))
     done = command(folder, "compare", "baseline:even", "baseline:slow", "--json")
     assert done.returncode == 10, done.stderr
-    (result,) = json.loads(done.stdout)["results"]
+    told = json.loads(done.stdout)
+    assert told["tolerance"] == 0.1
+    (result,) = told["results"]
     assert result["change"] == pytest.approx(0.3, abs=0.01)
     assert result["low"] < 0.3 < result["high"]
     same = compare_baselines(load_baseline(folder, "even"), load_baseline(folder, "even"), CompareOptions(()))
