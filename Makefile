@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help bench test lint format perf clean
+.PHONY: help bench test lint format docs perf clean
 
 help:  ## Show what there is to make.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /'
@@ -23,6 +23,9 @@ lint: $(STAMP)-dev  ## Check style, types and import contracts.
 format: $(STAMP)-dev  ## Mend style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)-dev  ## Build the guides and the reference into docs/_build; a warning is an error.
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 perf: $(STAMP)-test  ## Measure zoobench's own speed, as ratios of things measured side by side.
 	$(BIN)/python -m pytest tests/perf --override-ini addopts=--import-mode=importlib -s --benchmark-columns=median,rounds \

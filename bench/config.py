@@ -2,97 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import tomllib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from bench.errors import ConfigError, did_you_mean
+from bench.identity import training_hash
+from bench.recipe import Choice, Count, Fraction, Frozen, NotNegative, Positive
+from bench.recipe import Recipe as Recipe
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+MAX_SEEDS = 100_000
+SEED_DIGITS = 10
+"""Of the largest seed."""
 
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Recipe(_Frozen):
-    """How to train.
-
-    Optimizer. ``lr`` is the peak learning rate at ``batch_size``; left open, the architecture's own is taken (given for
-    SGD at batch 128) and scaled linearly with the batch size; an open ``weight_decay`` likewise. ``warmup`` is the
-    share of the budget in which the learning rate rises linearly from zero, under any ``schedule``; ``linear`` then
-    falls to zero (with a warm-up: triangular), ``one_cycle`` rises from 1/25 (Smith 2018), ``step`` is multiplied by
-    ``step_factor`` at each of ``steps``, shares of the budget. ``ema`` is the decay, a step, of averaged weights, which
-    are then what is evaluated and kept. ``drop_rate`` and ``batch_norm`` are the architecture's own where left open.
-
-    Augmentation. ``flip`` mirrors images at random, or ``"alternating"``: each image every second epoch (airbench).
-    ``crop_padding`` pixels of shift, filled with black or by reflection; ``rotation`` is in degrees; ``color_jitter``
-    is the strength in brightness, contrast and saturation; ``randaugment`` is the number of operations on an image
-    (Cubuk et al. 2019); ``cutout`` is the side in pixels of a square that is blanked out (DeVries and Taylor 2017);
-    ``mixup`` (Zhang et al. 2017) and ``cutmix`` (Yun et al. 2019) are alpha, 0 for none. ``test_flip`` evaluates on an
-    image and its mirror.
-
-    Fine-tuning. For ``head_epochs`` the head trains alone, at ``head_lr``, with the backbone and its batch-norm
-    statistics frozen; the rest of the budget trains everything under the schedule. ``epochs`` is the budget where a
-    plan names none.
-    """
-
-    name: str = "custom"
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Positive | None = None
-    weight_decay: NotNegative | None = None
-    decay_norm_and_bias: bool = False
-    momentum: Fraction = 0.9
-    nesterov: bool = True
-    batch_size: Count = 128
-    schedule: Literal["cosine", "linear", "one_cycle", "step", "constant"] = "cosine"
-    warmup: Fraction = 0.0
-    steps: tuple[Fraction, ...] = (0.5, 0.75)
-    step_factor: Fraction = 0.1
-    label_smoothing: Fraction = 0.0
-    clip_grad_norm: Positive | None = None
-    ema: Fraction | None = None
-    drop_rate: Fraction | None = None
-    batch_norm: bool | None = None
-    flip: bool | Literal["alternating"] = True
-    test_flip: bool = False
-    crop_padding: Annotated[int, Field(ge=0, le=16)] = 4
-    crop_fill: Literal["black", "reflect"] = "black"
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
-    color_jitter: Fraction = 0.0
-    randaugment: Annotated[int, Field(ge=0, le=10)] = 0
-    cutout: Annotated[int, Field(ge=0)] = 0
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
-    head_epochs: Annotated[int, Field(ge=0)] = 0
-    head_lr: Positive | None = None
-    epochs: Count = 30
-
-    @model_validator(mode="after")
-    def _head_has_a_rate(self) -> Self:
-        if self.head_epochs and self.head_lr is None:
-            raise ValueError("head_epochs needs a head_lr, the learning rate of the head while it trains alone")
-        return self
-
-    @property
-    def model_options(self) -> dict[str, Any]:
-        """What the recipe asks of the architecture's builder."""
-        options = {"drop_rate": self.drop_rate, "batch_norm": self.batch_norm}
-        return {name: value for name, value in options.items() if value is not None}
+Folder = Literal["plans", "recipes", "studies"]
 
 
-class Budget(_Frozen):
+class Budget(Frozen):
     """When to stop: exactly one of epochs, seconds of training (evaluation and warm-up are off this clock), or MACs.
 
     A training step costs three times the forward pass's multiply-accumulates: the backward pass needs them once for
@@ -111,11 +44,12 @@ class Budget(_Frozen):
         return self
 
 
-class MeasureConfig(_Frozen):
-    """How throughput is measured: until the 95% interval is within ``precision`` of the median, or for ``seconds``.
+class MeasureConfig(Frozen):
+    """How speed is measured: in ``repeats``, between which the other quantities are measured.
 
-    ``seconds`` bounds each of inference and training; ``block_seconds`` is the least length of a timed block.
-    ``batch_sizes`` are swept, smallest first, in as many seconds again; running out of memory ends the sweep.
+    The 95% interval is that over the repeats. In each, blocks of at least ``block_seconds`` are timed until the
+    repeat's own median is known to ``precision``, or its share of ``seconds`` is over. ``seconds`` limits each of
+    inference and training; the sweep over ``batch_sizes`` has as many again, and ends where memory does.
     ``probes`` asks for what only the live network can tell: kernels, feature maps, Grad-CAM, the time of each layer.
     ``dtype`` is the precision of what is timed; left open, it is that of the run.
     """
@@ -124,19 +58,31 @@ class MeasureConfig(_Frozen):
     seconds: Positive = 10.0
     precision: Positive = 0.01
     block_seconds: Positive = 0.05
+    repeats: Annotated[int, Field(ge=3, le=100)] = 5
     batch_sizes: tuple[Count, ...] = ()
     probes: bool = True
     dtype: Literal["float32", "bfloat16"] | None = None
 
 
-class RunConfig(_Frozen):
-    """One run: a model, a seed and everything else that its result depends on."""
+class Rates(NamedTuple):
+    """What a model is trained with: the peak learning rate, and the weight decay."""
+
+    lr_peak: float
+    weight_decay: float
+
+
+class RunConfig(Frozen):
+    """One run: a model, a seed and everything else that its result depends on.
+
+    ``lr_peak`` and ``weight_decay`` are what the recipe or, where it leaves them open, the architecture says.
+    """
 
     model: str
     seed: int
     data: str
     data_sha256: str
     classes: tuple[str, ...] = ()
+    label_column: str | None = None
     input_size: Count
     pretrained: bool | str
     pretrained_sha256: str | None
@@ -144,43 +90,49 @@ class RunConfig(_Frozen):
     limit_train: Count | None
     limit_test: Count | None
     recipe: Recipe
+    lr_peak: Positive
+    weight_decay: NotNegative
     budget: Budget
     target_top1: Fraction | None = None
     measure: MeasureConfig
     device: str
     threads: Count
-    autocast: bool
-    channels_last: bool
-    compile: bool = False
+    nproc: Count = 1
+    autocast: Choice
+    channels_last: Choice
+    compile: Choice = False
 
     @property
     def run_id(self) -> str:
-        """The model, the seed and a hash of the whole configuration: equal for equal runs, and only for those.
-
-        What is left at its default is not hashed, so that an option added later changes no id.
-        """
-        canonical = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True).encode()
-        return f"{self.model.replace('/', '-')}-s{self.seed}-{hashlib.sha256(canonical).hexdigest()[:12]}"
+        """The model, the seed and a hash of what training depends on; see `bench.identity`."""
+        return f"{self.model.replace('/', '-')}-s{self.seed}-{training_hash(self.model_dump(mode='json'))[:12]}"
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     """What to run: models × seeds × recipe, on one data set under one budget.
 
-    ``models`` are names or wildcards, names perhaps with an option of the builder (``vgg16,batch_norm=true``);
-    ``@representative`` stands for one or two of each family. ``classes`` takes only images of these. ``device`` is
-    ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. ``threads`` and the two options left open are chosen for the
-    device; ``compile`` asks for torch.compile.
-    ``pretrained`` is true for the published weights, or the path of a state dict; networks then get images of the size
-    and preparation that belong to their weights. ``target_top1`` asks for the time and steps to that
-    accuracy on ``val``, which is looked at after each epoch.
+    ``name`` is also the folder of its results. ``models`` are names or wildcards, names perhaps with an option of the
+    builder (``vgg16,batch_norm=true``); ``@representative`` stands for one or two of each family. ``one_seed`` names
+    those of which only the first of ``seeds`` is run. ``classes`` takes only images of these; ``label_column`` chooses
+    among several columns of labels in Parquet files. ``device`` is ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    ``autocast`` computes in bfloat16, ``channels_last`` is the memory layout, ``compile`` asks for torch.compile; each
+    is true, false, or ``auto``: before training both ways are timed, and all seeds of a model train in the faster one.
+    ``threads`` are all cores where left open. ``nproc`` processes train a network together, each on a device of its own
+    (on a CPU, on its share of the cores); ``threads`` are then those of each. ``pretrained`` is true for the published
+    weights, or the path of a state dict; networks then get images of the size and preparation that belong to their
+    weights. ``target_top1`` asks for the time and steps to that accuracy on ``val``, which is looked at after each
+    epoch. ``published_top1`` is what others publish for some models, in words. ``gpu`` is the plan for a CUDA device;
+    in a file, a table of what is different there.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.+ -]*$")]
     description: str = ""
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
+    one_seed: tuple[str, ...] = ()
     data: str = "digits"
     classes: tuple[str, ...] = ()
+    label_column: str | None = None
     input_size: Count = 32
     pretrained: bool | str = False
     val_fraction: Fraction = 0.1
@@ -192,14 +144,52 @@ class Plan(_Frozen):
     measure: MeasureConfig = MeasureConfig()
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     threads: Count | None = None
-    autocast: bool | None = None
-    channels_last: bool | None = None
-    compile: bool = False
+    nproc: Count = 1
+    autocast: Choice = "auto"
+    channels_last: Choice = "auto"
+    compile: Choice = False
+    published_top1: Mapping[str, str] = Field(default_factory=dict)
+    gpu: Plan | None = None
 
     @model_validator(mode="after")
     def _target_is_looked_for(self) -> Self:
         if self.target_top1 is not None and self.val_fraction == 0:
             raise ValueError("target_top1 is looked for on val: it needs a val_fraction above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _statistics_to_keep(self) -> Self:
+        if self.recipe.freeze_batch_norm and not self.pretrained:
+            raise ValueError(
+                f"the recipe {self.recipe.name!r} keeps the batch-norm statistics of pretrained weights "
+                "(freeze_batch_norm), and the plan has none: set pretrained, or recipe.freeze_batch_norm=false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.pretrained and (self.recipe.whiten or self.recipe.dirac):
+            raise ValueError(
+                f"the recipe {self.recipe.name!r} begins with filters of its own (whiten, dirac), which would replace "
+                "the pretrained ones: set both to false, or leave pretrained out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _small_images_cost_less(self) -> Self:
+        if self.recipe.small_epochs and self.budget is not None and self.budget.macs is not None:
+            raise ValueError(
+                "a budget in MACs counts images of full size, and the recipe's small_epochs have smaller ones: give "
+                "the budget in epochs or seconds, or set recipe.small_epochs to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_device_and_images_for_each(self) -> Self:
+        if self.nproc > 1 and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"nproc = {self.nproc} needs device = 'cuda' or 'cpu': device = {self.device!r} names one")
+        if self.nproc > (size := self.recipe.batch_size):
+            raise ValueError(f"nproc = {self.nproc} processes cannot share a batch of {size} images: set nproc to less")
         return self
 
     @field_validator("models", "seeds")
@@ -210,21 +200,25 @@ class Plan(_Frozen):
     def expand(
         self,
         *,
-        models: Iterable[str],
+        models: Mapping[str, Rates],
+        one_seed: Collection[str] = (),
         data_sha256: str,
         pretrained_sha256: str | None = None,
         device: str,
         threads: int,
-        autocast: bool,
-        channels_last: bool,
+        autocast: Choice,
+        channels_last: Choice,
     ) -> list[RunConfig]:
-        """The runs, seed by seed, with the wildcards and open choices resolved as given."""
+        """The runs, seed by seed, with the wildcards and open choices resolved as given: of each model its rates."""
         budget = self.budget or Budget(epochs=self.recipe.epochs)
         shared = {name: getattr(self, name) for name in RunConfig.model_fields.keys() & Plan.model_fields.keys()}
         resolved = {"budget": budget, "data_sha256": data_sha256, "device": device, "threads": threads}
         resolved |= {"autocast": autocast, "channels_last": channels_last, "pretrained_sha256": pretrained_sha256}
         return [
-            RunConfig(**shared | resolved | {"model": model, "seed": seed}) for seed in self.seeds for model in models
+            RunConfig(**shared | resolved | {"model": model, "seed": seed} | rates._asdict())
+            for seed in self.seeds
+            for model, rates in models.items()
+            if seed == self.seeds[0] or model not in one_seed
         ]
 
 
@@ -233,28 +227,43 @@ def load_plan(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> 
 
     Raises `ConfigError`, which names the plan, the key and the remedy.
     """
-    text, where = _read("plans", "plan", name_or_path)
-    table = {"name": Path(name_or_path).stem} | _parse(text, where)
-    overrides = dict(overrides or {})
-    table["recipe"] = _resolve_recipe(overrides.pop("recipe", table.get("recipe", {})), where)
-    for key, value in overrides.items():
-        _lay_over(table, key, value)
-    return _validate(Plan, table, where)
+    text, where = read_shipped("plans", "plan", name_or_path)
+    return build_plan({"name": Path(name_or_path).stem} | parse_toml(text, where), where, overrides)
+
+
+def build_plan(table: dict[str, Any], where: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """The plan of a table as TOML has it, with overrides laid over it; ``where`` names it in errors.
+
+    Raises `ConfigError`.
+    """
+    table, overrides = copy.deepcopy(table), dict(overrides or {})
+    recipe, tables = overrides.pop("recipe", None), [table]
+    if isinstance(on_gpu := table.get("gpu"), dict):
+        table["gpu"] = {key: value for key, value in table.items() if key != "gpu"} | on_gpu
+        if isinstance(measure := table.get("measure"), dict) and isinstance(on_gpu.get("measure"), dict):
+            table["gpu"]["measure"] = measure | on_gpu["measure"]
+        tables.append(table["gpu"])
+    for each in tables:
+        each["recipe"] = _resolve_recipe(each.get("recipe", {}) if recipe is None else recipe, where)
+        for key, value in overrides.items():
+            if each is table or not key.startswith("gpu."):
+                _lay_over(each, key, value)
+    return validate(Plan, table, where)
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """The recipe of that name among those that ship, or in that TOML file. Raises `ConfigError`."""
-    return _validate(Recipe, _resolve_recipe(name_or_path, "the recipe"), f"recipe {name_or_path!r}")
+    return validate(Recipe, _resolve_recipe(name_or_path, "the recipe"), f"recipe {name_or_path!r}")
 
 
 def list_plans() -> list[str]:
     """Names of the plans that ship."""
-    return sorted(_shipped("plans"))
+    return sorted(shipped("plans"))
 
 
 def list_recipes() -> list[str]:
     """Names of the recipes that ship."""
-    return sorted(_shipped("recipes"))
+    return sorted(shipped("recipes"))
 
 
 def parse_override(assignment: str) -> tuple[str, Any]:
@@ -264,7 +273,7 @@ def parse_override(assignment: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {assignment!r} is not KEY=VALUE. Write, for example, --set recipe.lr=0.05.")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key.strip(), value.strip()
 
 
@@ -284,13 +293,19 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ConfigError(f"--seeds {text!r} is not a list of seeds. Write, for example, --seeds 0,1,2 or 0-4.")
+        is_number = [each.isdecimal() and len(each) <= SEED_DIGITS for each in (first, last or first)]
+        if not all(is_number) or (dash and not last) or int(last or first) < int(first):
+            raise ConfigError(
+                f"--seeds {text[:80]!r} is not a list of seeds. Write, for example, --seeds 0,1,2 or 0-4."
+            )
+        if int(last or first) - int(first) >= MAX_SEEDS:
+            raise ConfigError(f"--seeds {text!r} are more than {MAX_SEEDS:,} seeds. Give fewer, or several plans.")
         seeds.extend(range(int(first), int(last or first) + 1))
     return tuple(seeds)
 
 
-def _shipped(folder: Literal["plans", "recipes"]) -> dict[str, Traversable]:
+def shipped(folder: Folder) -> dict[str, Traversable]:
+    """The files of that folder by the names of what is in them."""
     return {
         file.name.removesuffix(".toml"): file
         for file in files("bench").joinpath(folder).iterdir()
@@ -298,38 +313,42 @@ def _shipped(folder: Literal["plans", "recipes"]) -> dict[str, Traversable]:
     }
 
 
-def _read(folder: Literal["plans", "recipes"], kind: str, name: str) -> tuple[str, str]:
-    """The text of a plan or recipe, and how to call it in an error."""
-    shipped = _shipped(folder)
-    if name in shipped:
-        return shipped[name].read_text(encoding="utf-8"), f"{kind} {name!r}"
+def read_shipped(folder: Folder, kind: str, name: str) -> tuple[str, str]:
+    """The text of a plan, recipe or study that ships or lies in a file, and how to call it in an error.
+
+    Raises `ConfigError`.
+    """
+    known = shipped(folder)
+    if name in known:
+        return known[name].read_text(encoding="utf-8"), f"{kind} {name!r}"
     path = Path(name)
     if path.suffix != ".toml" and not path.is_file():
         raise ConfigError(
-            f"no {kind} is named {name!r}.{did_you_mean(name, shipped)} "
-            f"Those that ship: {', '.join(sorted(shipped))}; the path of a TOML file does as well."
+            f"no {kind} is named {name!r}.{did_you_mean(name, known)} "
+            f"Those that ship: {', '.join(sorted(known))}; the path of a TOML file does as well."
         )
     try:
         return path.read_text(encoding="utf-8"), f"{kind} {name!r}"
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
-            f"the {kind} {name!r} cannot be read: {reason}. Name a TOML file or one of {', '.join(sorted(shipped))}."
+            f"the {kind} {name!r} cannot be read: {reason}. Name a TOML file or one of {', '.join(sorted(known))}."
         ) from error
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table in a text, of ``where``. Raises `ConfigError`."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers too long, and of nesting too deep, to be read
         raise ConfigError(f"{where} is not valid TOML: {error}. See bench/plans/quick.toml for a model.") from error
 
 
 def _resolve_recipe(recipe: Any, where: str) -> dict[str, Any]:
     """A recipe's name, or a table that may build on one (``base = "fast"``), to the full table."""
     if isinstance(recipe, str):
-        text, where = _read("recipes", "recipe", recipe)
-        return {"name": Path(recipe).stem} | _resolve_recipe(_parse(text, where), where)
+        text, where = read_shipped("recipes", "recipe", recipe)
+        return {"name": Path(recipe).stem} | _resolve_recipe(parse_toml(text, where), where)
     if not isinstance(recipe, dict):
         raise ConfigError(f"{where}: recipe = {recipe!r} is neither a recipe's name nor a table.")
     table = dict(recipe)
@@ -350,7 +369,8 @@ def _lay_over(table: dict[str, Any], key: str, value: Any) -> None:
 Model = typing.TypeVar("Model", bound=BaseModel)
 
 
-def _validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+def validate(model: type[Model], table: Mapping[str, Any], where: str) -> Model:
+    """The model that a table of ``where`` is. Raises `ConfigError`, which explains each key that is not possible."""
     try:
         return model.model_validate(table)
     except ValidationError as error:

@@ -18,8 +18,18 @@ class DataError(UserError):
     """A data set that is missing, damaged or inconsistent."""
 
 
+class ModelError(UserError):
+    """A network whose outputs cannot be trained or evaluated."""
+
+
 class RecordError(UserError):
     """A record or a results folder that cannot be read or written."""
+
+
+class UnwritableError(RecordError):
+    """A record, or a results folder, that cannot be written: what was computed is not kept."""
+
+    exit_code = 17
 
 
 class DeviceError(UserError):

@@ -4,7 +4,7 @@
     >>> runs = reports.load_runs("results")  # doctest: +SKIP
     >>> reports.leaderboard(runs)  # doctest: +SKIP
 
-Every function is a pure one: DataFrame in, DataFrame or matplotlib Figure out. Names are imported when first used.
+Functions are pure: DataFrame in, DataFrame or matplotlib Figure out. Names are imported when first used.
 """
 
 from __future__ import annotations
@@ -13,16 +13,25 @@ import importlib
 from typing import Any
 
 _WHERE = {
-    "reports.loading": ("load_runs", "load_history", "load_results"),
-    "reports.tables": ("leaderboard", "pareto_front", "separations", "to_markdown", "to_latex", "render_leaderboard"),
-    "reports.figures": ("plot_accuracy_against", "plot_roofline", "plot_throughput_by_batch"),
-    "reports.curves": ("plot_learning_curves", "plot_time_to_target"),
-    "reports.mistakes": ("plot_confusion", "plot_per_class_accuracy", "plot_reliability"),
+    "reports.data.loading": ("load_runs", "load_history", "load_results"),
+    "reports.data.leaderboard": (
+        "leaderboard",
+        "pareto_front",
+        "separations",
+        "to_markdown",
+        "to_latex",
+        "render_leaderboard",
+    ),
+    "reports.data.predictions": ("compare_images",),
+    "reports.figures.comparison": ("plot_accuracy_against", "plot_roofline", "plot_throughput_by_batch"),
+    "reports.figures.curves": ("plot_learning_curves", "plot_time_to_target"),
+    "reports.figures.mistakes": ("plot_confusion", "plot_per_class_accuracy", "plot_reliability"),
     "reports.report": ("write_report",),
-    "reports.architecture": ("write_architecture_report",),
+    "reports.pages.architecture": ("write_architecture_report",),
     "reports.export": ("export_runs",),
-    "reports.history": ("load_points", "find_steps", "plot_history"),
-    "reports.verify": ("verify_page",),
+    "reports.data.history": ("load_points", "find_steps"),
+    "reports.figures.history": ("plot_history",),
+    "reports.pages.verify": ("verify_page",),
 }
 _MODULE = {name: module for module, names in _WHERE.items() for name in names}
 

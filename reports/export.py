@@ -10,31 +10,31 @@ from typing import Literal
 
 import pandas as pd
 
-from bench.records import unwritable
-from reports.loading import history_table, load_results
-from reports.pytest_benchmark import write_pytest_benchmark
-from reports.tables import leaderboard
+from bench.records import Folders, unwritable
+from reports.data.loading import history_table
+from reports.data.report_data import load_report_data
+from reports.export_pytest_benchmark import write_pytest_benchmark
 
 Format = Literal["parquet", "csv", "sqlite", "pytest-benchmark"]
 
 
 FORMATS: tuple[Format, ...] = ("parquet", "csv", "sqlite")
-"""What is written where nothing else is asked for: every table."""
+"""The default: every table."""
 
 
-def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] = FORMATS) -> list[Path]:
+def export_runs(results: Folders, out: str | Path, formats: Iterable[Format] = FORMATS) -> list[Path]:
     """Write the tables `runs`, `history` and `leaderboard` into a folder, in each format, and return the files.
 
-    Parquet and CSV are a file a table; SQLite is one `zoobench.sqlite` with three tables. Columns are those of
-    `reports.loading.RUN_COLUMNS`, `HISTORY_COLUMNS` and `reports.tables.LEADERBOARD_COLUMNS`, in full precision; what
-    was not measured is empty. ``pytest-benchmark`` is no table: see `reports.pytest_benchmark`. Raises `RecordError` if
+    Parquet and CSV have one file per table; SQLite is one `zoobench.sqlite` with three tables. Columns are those of
+    `RUN_COLUMNS`, `HISTORY_COLUMNS` and `LEADERBOARD_COLUMNS` (`reports.data`), in full precision; what was not
+    measured is empty. ``pytest-benchmark`` is no table: see `reports.export_pytest_benchmark`. Raises `RecordError` if
     the folder cannot be written.
     """
-    loaded = load_results(results)
+    data = load_report_data(results)
     tables = {
-        "runs": loaded.runs,
-        "history": history_table(loaded.runs, loaded.records),
-        "leaderboard": leaderboard(loaded.runs),
+        "runs": data.results.runs,
+        "history": history_table(data.results.runs, data.results.records),
+        "leaderboard": data.table,
     }
     folder = Path(out)
     written: list[Path] = []
@@ -42,7 +42,7 @@ def export_runs(results: str | Path, out: str | Path, formats: Iterable[Format] 
         folder.mkdir(parents=True, exist_ok=True)
         for kind in formats:
             if kind == "pytest-benchmark":
-                written += write_pytest_benchmark(loaded.records.values(), folder)
+                written += write_pytest_benchmark(data.results.records.values(), folder)
             else:
                 written += _WRITERS[kind](tables, folder)
     except (OSError, sqlite3.OperationalError) as error:

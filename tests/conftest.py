@@ -1,16 +1,27 @@
 """What all tests share: a cache of their own, and the real images where this machine has them."""
 
+import gc
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
-# Threads that spin while they wait make every step crawl where another program holds a core; see bench/executors.py.
+# Threads that spin while they wait make every step crawl where another program holds a core; see bench/device.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # One thread a process: the suite runs in as many processes as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The workers of pytest-xdist get a width of 80; a pipe has none.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
+# No deadline for an example: on a busy machine any can be slow.
+hypothesis.settings.register_profile("zoobench", deadline=None)
+hypothesis.settings.load_profile("zoobench")
 
 CIFAR10_JPEG = "cifar10-jpeg"
 
@@ -20,6 +31,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOOBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _keep_subnormal_numbers():
+    """ONNX Runtime leaves its caller's thread flushing them to zero, which hypothesis refuses to work with."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def _collects_garbage():
+    """A command that is run in this process turns the collector on again, whatever comes after it."""
+    yield
+    assert gc.isenabled()
 
 
 @pytest.fixture(scope="session")

@@ -1,31 +1,38 @@
-"""What the README and CONTRIBUTING show is run, or at least understood by the parser."""
+"""What the README, the guides and CONTRIBUTING show is run, or at least understood by the parser."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 import typer
 
-from bench.cli import app
+from bench.cli.app import app
 from bench.config import list_plans, list_recipes
 from bench.records import read_records
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [
-    line.partition(" #")[0].strip()
-    for block in blocks(README, "console")
-    for line in block.splitlines()
-    if line.startswith("zoobench ")
-]
+COMMANDS = list(
+    dict.fromkeys(
+        line.partition(" #")[0].strip()
+        for page in PAGES
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("zoobench ")
+    )
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -43,17 +50,131 @@ def test_readme_shows_commands_and_names_every_plan_and_recipe():
         assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"))
-def test_python_example_runs(code, monkeypatch):
+PRINTED = [block.rstrip().splitlines() for page in PAGES for block in blocks(page, "text")]
+"""What the pages show as printed: a command and its output, or an output alone."""
+SAME_EVERYWHERE = ("describe", "list")
+"""Commands whose whole output is a matter of counting."""
+
+
+def printed_by(command: str) -> list[str]:
+    (shown,) = (lines[1:] for lines in PRINTED if lines[0] == f"$ zoobench {command}")
+    return shown
+
+
+def test_every_printed_output_is_checked_by_a_test_below():
+    commands = [lines[0].removeprefix("$ zoobench ").split()[0] for lines in PRINTED]
+    assert sorted(set(commands) - set(SAME_EVERYWHERE)) == ["bisect", "compare", "simple_cnn"]
+    assert len(commands) == len(set(commands))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [lines for lines in PRINTED if lines[0].startswith(tuple(f"$ zoobench {name}" for name in SAME_EVERYWHERE))],
+    ids=lambda lines: lines[0],
+)
+def test_what_a_command_prints_is_what_it_prints(lines):
+    arguments = shlex.split(lines[0].removeprefix("$ zoobench "))
+    done = subprocess.run(
+        [sys.executable, "-m", "zoobench", *arguments], capture_output=True, text=True, env=os.environ | {"COLUMNS": ""}
+    )
+    assert lines[1:] == [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def test_the_differences_that_bisect_prints_are_those_of_that_change():
+    """The commit of the guide, made here: a 1×1 convolution before SimpleCNN's stages, named `more`."""
+    from torch import nn
+
+    from bench.counting.complexity import count_complexity
+    from bench.gate.exact import Counts, find_differences
+    from zoo import create_model
+
+    class Mixed(type(create_model("simple_cnn"))):
+        def forward(self, x):
+            return super().forward(self.more(x))
+
+    def counts(model):
+        counted = count_complexity(model, (3, 32, 32))
+        return Counts.of({**vars(counted), "layers": [vars(layer) for layer in counted.layers]})
+
+    model = create_model("simple_cnn", num_classes=10, input_size=32)
+    before = counts(model)
+    model.more, model.__class__ = nn.Conv2d(3, 3, 1), Mixed
+    lines = printed_by("bisect v1 --models simple_cnn --exact")
+    assert lines[-5:] == [f"simple_cnn: {difference}" for difference in find_differences(before, counts(model))]
+    said = [line for line in lines if re.match(r"[0-9a-f]{12}  (good|bad) ", line)]
+    first_bad = next(line for line in said if "Mix the colours first" in line)
+    assert f"The first bad commit is {first_bad[:12]} 2026-11-26 Mix the colours first" in lines
+
+
+def test_the_table_that_compare_prints_has_its_setting_and_columns():
+    from bench.gate.result import CompareOptions
+    from bench.gate.statistics.verdicts import Verdict
+    from bench.gate.summary import COLUMNS
+    from bench.gate.timing.subject import Setting
+
+    setting, headings, _, row = printed_by("compare resnet18 resnet18,runtime=onnxruntime")
+    assert setting == f"Timed: {Setting(device='cpu')}. Tolerance: {100 * CompareOptions().tolerance:g}%."
+    assert headings.split() == list(COLUMNS[:-1])
+    assert row.split()[1] in list(Verdict)
+
+
+def test_the_table_that_evaluate_prints_names_what_it_measures():
+    from bench.data.corruptions import CORRUPTIONS, SEVERITIES
+    from reports.data.metrics import METRICS
+
+    (lines,) = (lines for lines in PRINTED if lines[0].startswith("simple_cnn with"))
+    table = lines[lines.index("accuracy % under       1      2      3      4      5   mean") + 2 :]
+    names = [re.split(r"  +", line)[0] for line in table if line != "…"]
+    assert set(names) <= {*(name.replace("_", " ") for name in CORRUPTIONS), "mean"}
+    assert len(SEVERITIES) == 5
+    assert {METRICS[key].in_text for key in ("test_loss", "corruption_top1", "calibration_error")} <= {
+        re.split(r"  +", line)[0] for line in lines
+    }
+
+
+def test_the_exit_statuses_of_the_guide_are_those_of_the_gate():
+    from bench.gate.result import EXIT_CODES
+
+    table = re.findall(r"^\| (\d+) \| .* \| `(\w+)` \|$", (ROOT / "docs" / "gate.md").read_text(), re.MULTILINE)
+    assert [(name, int(code)) for code, name in table if name != "none"] == list(EXIT_CODES.items())
+
+
+def test_every_option_that_a_page_names_is_one():
+    known = {"--throughput-save", "--throughput-strict"}  # of pytest
+
+    def collect(command):
+        known.update(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts))
+        for inner in getattr(command, "commands", {}).values():
+            collect(inner)
+
+    collect(typer.main.get_command(app))
+    named = {option for page in PAGES for option in re.findall(r"`(--[a-z][a-z-]+)", page)}
+    assert len(named) > 20
+    assert named <= known
+
+
+def test_the_readme_is_short_and_links_what_is_there():
+    assert len(README.splitlines()) <= 150
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("code", dict.fromkeys(code for page in PAGES for code in blocks(page, "python")))
+def test_python_example_runs_and_prints_what_its_remarks_say(code, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "an example", "exec"), {})
+    printed = capsys.readouterr().out.replace(",", "")
+    for number in re.findall(r"print\(.*\)  # ([\d,]+)", code):
+        assert number.replace(",", "") in printed
 
 
-@pytest.mark.parametrize("query", blocks(README, "sql"))
+@pytest.mark.parametrize("query", [query for page in PAGES for query in blocks(page, "sql")])
 def test_query_runs_on_the_published_records(query, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = {(model, seeds) for model, seeds, _ in duckdb.sql(query).fetchall()}
-    completed = [record.config["model"] for record in read_records("results")[0] if record.status == "completed"]
+    completed = [
+        record.config["model"] for record in read_records("results/cifar10_30s")[0] if record.status == "completed"
+    ]
     assert found == {(model, completed.count(model)) for model in completed}
 
 

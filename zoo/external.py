@@ -1,4 +1,4 @@
-"""Models of timm and torchvision under the names ``timm/NAME`` and ``torchvision/NAME``; both imported when asked."""
+"""Models of timm and torchvision as ``timm/NAME`` and ``torchvision/NAME``; each library is imported on first use."""
 
 from __future__ import annotations
 
@@ -7,44 +7,31 @@ import functools
 import inspect
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoo.registry import ModelInfo, Published, Task, UnknownModelError, ZooError, did_you_mean
+from zoo.info import ModelInfo, Published, Task, UnknownModelError, ZooError, did_you_mean
+from zoo.meta import device_of, follow_on_meta
 
 LIBRARIES = ("timm", "torchvision")
 
 
-def create_model(
-    name: str,
-    num_classes: int,
-    input_size: int,
-    in_chans: int,
-    pretrained: bool | str | Path = False,
-    **options: Any,
-) -> nn.Module:
+def create_model(info: ModelInfo, num_classes: int, input_size: int, in_chans: int, **options: Any) -> nn.Module:
     """Build ``timm/NAME`` or ``torchvision/NAME`` as that library does, with a head for ``num_classes``.
 
-    ``options`` go to the library's builder. ``pretrained=True`` loads its default weights, a path a state dict.
-
-    Raises:
-        UnknownModelError: the library has no model of this name.
-        ZooError: the library refuses the arguments, or the network cannot take images of this size.
+    ``options`` go to the library's builder. Raises `ZooError` where the library refuses the arguments, or the network
+    cannot take images of this size.
     """
-    info = model_info(name)
     try:
         model = info.builder(num_classes=num_classes, input_size=input_size, in_chans=in_chans, **options)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ZooError(f"{name!r} cannot be built for {_image(in_chans, input_size)}: {_first_line(error)}") from error
+    except Exception as error:  # what a library raises for arguments that it does not take has no common base
+        raise ZooError(
+            f"{info.name!r} cannot be built for {_image(in_chans, input_size)}: {_first_line(error)}"
+        ) from error
     if input_size != info.input_size:
         _check_input_size(info, num_classes, input_size, in_chans, options)
-    if pretrained:
-        from zoo.pretrained import load_pretrained
-
-        load_pretrained(model, info, pretrained)
     return model
 
 
@@ -58,7 +45,7 @@ def list_models(pattern: str) -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What the library says of its model, without building it. Raises `UnknownModelError`."""
+    """What the library says about its model, without building it. Raises `UnknownModelError`."""
     library, _, model = name.partition("/")
     if library not in LIBRARIES:
         raise UnknownModelError(f"no library {library!r} in {name!r}: expected timm/NAME or torchvision/NAME.")
@@ -66,7 +53,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def load_reference_weights(name: str) -> dict[str, torch.Tensor]:
-    """The library's default pretrained state dict of ``timm/NAME`` or ``torchvision/NAME``, downloaded if need be.
+    """The library's default pretrained state dict for ``timm/NAME`` or ``torchvision/NAME``, downloaded if needed.
 
     Raises `ZooError` where there are none or they cannot be fetched.
     """
@@ -77,21 +64,21 @@ def load_reference_weights(name: str) -> dict[str, torch.Tensor]:
             import timm
 
             if timm.get_pretrained_cfg(model) is None or not timm.is_model_pretrained(model):
-                raise ZooError(f"timm has no pretrained weights of {model!r}.")
+                raise ZooError(f"timm has no pretrained weights for {model!r}.")
             state: dict[str, torch.Tensor] = timm.create_model(model, pretrained=True).state_dict()
         else:
             import torchvision
 
             weights = torchvision.models.get_model_weights(model)
             if not len(weights):
-                raise ZooError(f"torchvision has no pretrained weights of {model!r}.")
+                raise ZooError(f"torchvision has no pretrained weights for {model!r}.")
             state = weights.DEFAULT.get_state_dict(progress=False, check_hash=True)
     except ZooError:
         raise
     except Exception as error:  # network, hub and cache errors have no common base
         raise ZooError(
-            f"the pretrained weights of {name!r} cannot be fetched ({type(error).__name__}: {_first_line(error)}). "
-            "Give the path of a state dict as `pretrained` where there is no network."
+            f"the pretrained weights for {name!r} cannot be fetched ({type(error).__name__}: {_first_line(error)}). "
+            "Without network access, pass the path of a state dict as `pretrained`."
         ) from error
     return state
 
@@ -139,7 +126,7 @@ def _timm_info(model: str) -> ModelInfo:
         builder=build,
         input_size=size,
         num_classes=(config.num_classes if config else None) or 1000,
-        small_image="nothing: timm's model as it is",
+        small_image="nothing changes: timm's model as is",
         weights=f"timm/{model}",
     )
 
@@ -173,13 +160,13 @@ def _torchvision_info(model: str) -> ModelInfo:
         input_size=size,
         num_classes=num_classes,
         published=published if meta else None,
-        small_image="nothing: torchvision's model as it is",
+        small_image="nothing changes: torchvision's model as is",
         weights=f"torchvision/{model}",
     )
 
 
 def _torchvision_size(weights: Any) -> int:
-    """Side in pixels that the preset of a torchvision weights entry yields."""
+    """Side in pixels of the images that a torchvision weights entry's preset yields."""
     preset = weights.transforms()
     size = getattr(preset, "crop_size", None) or getattr(preset, "resize_size", None) or [224]
     return int(size[0] if isinstance(size, list | tuple) else size)
@@ -194,6 +181,7 @@ def _build_torchvision(
     parameters = inspect.signature(torchvision.models.get_model_builder(model)).parameters
     if "weights_backbone" in parameters:
         arguments.setdefault("weights_backbone", None)
+    if "aux_loss" in parameters:
         arguments.setdefault("aux_loss", True)  # as the published weights have it
     if model.startswith("vit_") and input_size != 224:
         arguments["image_size"] = input_size
@@ -209,7 +197,7 @@ def _build_torchvision(
 
 
 def _replace_first_conv(model: nn.Module, name: str, in_chans: int) -> None:
-    """Give a model that is fixed to three channels a first convolution for ``in_chans``."""
+    """Replace the first convolution of a model that is fixed to three channels by one for ``in_chans``."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and module.in_channels == 3:
             parent, _, attribute = path.rpartition(".")
@@ -231,15 +219,22 @@ def _check_input_size(
     info: ModelInfo, num_classes: int, input_size: int, in_chans: int, options: Mapping[str, Any]
 ) -> None:
     """Try the forward pass without memory or arithmetic: some of these networks shrink small images to nothing."""
-    with torch.device("meta"), torch.no_grad():
-        model = info.builder(num_classes=num_classes, input_size=input_size, in_chans=in_chans, **options).eval()
-        try:
+
+    def build() -> nn.Module:
+        return info.builder(num_classes=num_classes, input_size=input_size, in_chans=in_chans, **options).eval()
+
+    def run(model: nn.Module) -> None:
+        device = device_of(model)
+        with device, torch.no_grad():
             model(torch.empty(1, in_chans, input_size, input_size))
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ZooError(
-                f"{info.name!r} cannot take {_image(in_chans, input_size)}: {_first_line(error)} "
-                f"Its own input size is {info.input_size}."
-            ) from error
+
+    try:
+        follow_on_meta(build, run)
+    except Exception as error:
+        raise ZooError(
+            f"{info.name!r} cannot take {_image(in_chans, input_size)}: {_first_line(error)} "
+            f"Its own input size is {info.input_size}."
+        ) from error
 
 
 def _image(in_chans: int, input_size: int) -> str:

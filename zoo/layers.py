@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Shortcut = Literal["projection", "zero_pad", "none"]
+Padding = Literal["end", "both"]
 
 
 class ConvNormAct(nn.Sequential):
@@ -43,9 +44,9 @@ class ConvNormAct(nn.Sequential):
 
 
 class DepthwiseSeparableConv(nn.Module):
-    """A 3×3 convolution factorised: one filter a channel, then a 1×1 convolution that mixes the channels.
+    """A factorised 3×3 convolution: one filter per channel, then a 1×1 convolution that mixes the channels.
 
-    k²C + C·C' weights instead of k²·C·C' (Sifre 2014). MobileNet puts batch norm and an activation after either
+    k²C + C·C' weights instead of k²·C·C' (Sifre 2014). MobileNet puts batch norm and an activation after each
     half (``act``); Xception has nothing in between and leaves the norm to its block (``act=None``).
     """
 
@@ -77,16 +78,22 @@ class DepthwiseSeparableConv(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """The shortcut without parameters (He et al. 2015, option A): every ``stride``-th pixel, new channels zero."""
+    """The shortcut without parameters (He et al. 2015, option A): every ``stride``-th pixel, new channels zero.
 
-    def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:
+    The paper does not say where the new channels go: ``padding="end"`` puts them after the old ones, ``"both"`` half
+    before and half after, as akamaster/pytorch_resnet_cifar10 does.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, stride: int, padding: Padding = "end") -> None:
         super().__init__()
         self.subsample = nn.AvgPool2d(kernel_size=1, stride=stride)
         self.extra_chans = out_chans - in_chans
+        self.padding: Padding = padding
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``N×in_chans×H×W`` to ``N×out_chans×H/stride×W/stride``."""
-        return F.pad(self.subsample(x), (0, 0, 0, 0, 0, self.extra_chans))
+        before = self.extra_chans // 2 if self.padding == "both" else 0
+        return F.pad(self.subsample(x), (0, 0, 0, 0, before, self.extra_chans - before))
 
 
 class _ResidualBlock(nn.Module):
@@ -210,8 +217,9 @@ class ASPP(nn.Module):
 def init_kaiming(model: nn.Module) -> None:
     """He et al. 2015 (arXiv:1502.01852): convolutions normal with variance 2/fan_out, norms 1 and 0.
 
-    Linear layers keep PyTorch's uniform(±1/sqrt(fan_in)), biases of convolutions become 0. Of a grouped convolution
-    the fan-out is that of one group, which PyTorch's own function overlooks: depthwise weights would be all but zero.
+    Linear layers keep PyTorch's uniform(±1/sqrt(fan_in)), biases of convolutions become 0. For a
+    grouped convolution the fan-out is that of one group, which PyTorch's own function ignores: it would leave depthwise
+    weights close to zero.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Weights from timm, torchvision or a file into one of our models; a new head; the preprocessing that goes with them.
+"""Load weights from timm, torchvision or a file; replace a head; the preprocessing that belongs to weights.
 
 Names of parameters are torchvision's or timm's as they stand; where a family's differ, its class translates them by
 ``reference_keys``, regular expressions over their names.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +18,55 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.registry import SMALL_INPUT_SIZE, ModelInfo, ZooError, model_info
+from zoo.checkpoints import Checkpoint, read_checkpoint
+from zoo.conventions import adopt_conventions, saved_conventions, shortcut_hint
+from zoo.info import SMALL_INPUT_SIZE, ModelInfo, ZooError
+from zoo.matching import (
+    Match,
+    Misfit,
+    listed,
+    match_by_name,
+    match_by_position,
+    without_wrappers,
+)
+from zoo.structure import trace_structure
 
-# Checkpoints keep the state dict under one of these keys beside optimizer and epoch; averaged weights come first.
-WRAPPERS = ("model_ema", "state_dict_ema", "state_dict", "model_state", "model_state_dict", "model", "weights", "net")
-# What data-parallel training and compilation put before the names.
-PREFIXES = ("module.", "_orig_mod.")
 METADATA_KEY = "zoobench.preprocessing"
-LISTED = 8
-"""Keys that an error message lists of each kind."""
+CONVENTIONS_KEY = "zoobench.conventions"
+
+# Networks with more than one last layer, by the names of their classes.
+HEADS = {"LRASPP": ("classifier.low_classifier", "classifier.high_classifier")}
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What `load_pretrained` did: names of the parameters and buffers it ``loaded``, and those left ``fresh``.
+    """What `load_pretrained` did.
 
-    ``fresh`` is empty, or the head where the weights are for another number of classes or another head.
+    ``loaded`` and ``fresh`` are our names: what came from ``source``, and what keeps its random values (the head,
+    where the weights are for another number of classes or have another head). ``dropped`` are names of the file that
+    the network has no place for. With ``by_position`` names differed, and layers were paired in their order. ``notes``
+    are sentences on what was assumed.
     """
 
     source: str
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+    by_position: bool = False
+    notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """One paragraph for the user, in full sentences."""
+        how = (
+            "by position, as the names differ and the shapes agree; shapes do not show activations or padding, so "
+            "check the accuracy with `zoobench evaluate`"
+        )
+        parts = [f"{len(self.loaded)} tensors of {self.source} loaded {how if self.by_position else 'by name'}"]
+        if self.fresh:
+            parts.append(f"{len(self.fresh)} left as initialised: {listed(self.fresh)}")
+        if self.dropped:
+            parts.append(f"{len(self.dropped)} of the file dropped: {listed(self.dropped)}")
+        return " ".join(f"{part[0].upper()}{part[1:]}." for part in (*parts, *self.notes))
 
 
 @dataclass(frozen=True)
@@ -57,80 +84,99 @@ class Preprocessing:
     crop_pct: float
 
 
-def load_pretrained(model: nn.Module, info: ModelInfo, source: bool | str | Path) -> LoadedWeights:
-    """Load pretrained weights into ``model``, which is otherwise left as it was.
+def load_pretrained(
+    model: nn.Module,
+    info: ModelInfo,
+    source: bool | str | Path,
+    image_shape: tuple[int, int, int],
+    options: Mapping[str, Any] | None = None,
+) -> LoadedWeights:
+    """Load pretrained weights into ``model``; where they do not fit, it stays as it was.
 
     Args:
         model: built for the number of classes that is wanted; a head that differs from the source's stays fresh.
         info: the registry's entry, which names the published weights.
         source: ``True`` for those, or the path of a state dict or checkpoint (``.safetensors``, or what
             ``torch.load`` reads without running code).
+        image_shape: the images ``C×H×W`` that the model was built for.
+        options: those that the model was built with; what the user chose is not changed to suit the weights.
+
+    Returns:
+        What was done; `loaded_weights` finds it again.
 
     Raises:
         ZooError: there are no such weights, the file cannot be read, or the weights do not fit; the message lists
-            missing, extra and wrongly shaped keys.
+            missing, extra and wrongly shaped names.
     """
-    if source is True:
-        if info.weights is None:
-            raise ZooError(
-                f"there are no published weights of {info.name!r}. Give the path of a state dict as `pretrained`, or "
-                "choose a model that has them: `zoobench describe` names them."
-            )
-        from zoo import external
-
-        state, label = external.load_reference_weights(info.weights), info.weights
-    else:
-        path = Path(str(source))
-        state, label = read_state_dict(path), str(path)
-
+    checkpoint = _published(info) if source is True else read_checkpoint(Path(str(source)))
     own = model.state_dict()
-    state = _translate(state, own, getattr(type(model), "reference_keys", {}))
+    state = without_wrappers(checkpoint.tensors, own)
     heads = head_names(model)
-    fresh = [key for head in heads for key in _differing_head(head, own, state)]
-    fresh_heads = {head for head in heads if any(_within(key, head) for key in fresh)}
-    # A head of another make brings keys of its own; they are left out with it.
-    state = {key: value for key, value in state.items() if not any(_within(key, head) for head in fresh_heads)}
-    _check_fit(info.name, label, own, state, fresh)
-    model.load_state_dict(own | state)
-    return LoadedWeights(label, tuple(key for key in own if key in state), tuple(fresh))
+    translation = getattr(type(model), "reference_keys", {})
+    match = by_name = match_by_name(own, state, heads, translation)
+    if isinstance(match, Misfit):
+        match = match_by_position(own, state, heads, trace_structure(model, image_shape), checkpoint.ordered)
+    if isinstance(match, Misfit):
+        assert isinstance(by_name, Misfit)
+        by_position = f" {match}" if by_name.missing or by_name.extra else ""
+        hints = _stem_hint(own, state, by_name) + _quantisation_hint(by_name) + shortcut_hint(model, state)
+        raise ZooError(f"the weights {checkpoint.source!r} do not fit {info.name!r}. {by_name}{by_position}{hints}")
+    tensors, notes = _as_stored(own, match, checkpoint.source)
+    saved = _stored_table((checkpoint.metadata or {}).get(CONVENTIONS_KEY, "{}"), checkpoint.source)
+    notes += adopt_conventions(model, checkpoint, _classes(match, heads, state), options or {}, saved)
+    merged = model.state_dict()  # with the versions that some of torchvision's classes ask for
+    merged.update(tensors)
+    model.load_state_dict(merged)
+    report = LoadedWeights(
+        checkpoint.source,
+        tuple(name for name in own if name in tensors),
+        match.fresh,
+        match.dropped,
+        match.by_position,
+        (*checkpoint.notes, *match.notes, *notes),
+    )
+    object.__setattr__(model, "_loaded_weights", report)
+    return report
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a file, freed of a checkpoint's wrapping and of ``module.`` prefixes.
+def loaded_weights(model: nn.Module) -> LoadedWeights | None:
+    """What was loaded into the model by `zoo.create_model` with ``pretrained``; None for a fresh one."""
+    report = getattr(model, "_loaded_weights", None)
+    return report if isinstance(report, LoadedWeights) else None
 
-    Raises `ZooError` if the file is missing, damaged, or holds no state dict.
-    """
-    if not path.is_file():
-        raise ZooError(f"there is no file {str(path)!r} to load weights from.")
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
 
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - zip, pickle and format errors have no common base
+def _published(info: ModelInfo) -> Checkpoint:
+    if info.weights is None:
         raise ZooError(
-            f"{str(path)!r} cannot be read as weights ({type(error).__name__}). Expected a state dict of tensors, "
-            "saved by torch.save or as .safetensors; the file is damaged, incomplete, of another format, or holds "
-            "Python objects, which are refused because loading them runs code."
-        ) from None
-    for _ in range(2):  # {"model": {"state_dict": …}} occurs
-        if isinstance(content, Mapping):
-            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
-        found = (
-            f"a dict of {', '.join(map(str, list(content)[:LISTED]))}"
-            if isinstance(content, Mapping)
-            else type(content).__name__
+            f"there are no published weights of {info.name!r}. Pass the path of a state dict as `pretrained`, or "
+            "choose a model that has some: `zoobench describe` says which."
         )
-        raise ZooError(f"{str(path)!r} holds no state dict: expected names with tensors, found {found}.")
-    state = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    from zoo import external
+
+    return Checkpoint(info.weights, external.load_reference_weights(info.weights))
+
+
+def _as_stored(own: Mapping[str, torch.Tensor], match: Match, source: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The tensors in our kinds of numbers, and notes on what that changed. Raises `ZooError` for quantised weights."""
+    tensors: dict[str, torch.Tensor] = {}
+    converted: set[str] = set()
+    for name, tensor in match.tensors.items():
+        floating = own[name].is_floating_point()
+        if floating and (not tensor.is_floating_point() or tensor.element_size() < 2):
+            raise ZooError(
+                f"the weights {source!r} are quantised: {name!r} is {_dtype(tensor)} in the file, "
+                f"{_dtype(own[name])} in the model. Their scales are no part of a network of floating point numbers; "
+                "use the weights from before the quantisation."
+            )
+        if not floating and tensor.is_floating_point():
+            if not torch.equal(tensor, tensor.round()):
+                raise ZooError(f"{name!r} in {source!r} holds fractions, where the model counts whole numbers.")
+        elif floating and tensor.dtype != own[name].dtype:
+            converted.add(f"{_dtype(tensor)}, loaded as {_dtype(own[name])}")
+        tensors[name] = tensor.to(own[name].dtype)
+    notes = [f"stored as {kinds}" for kinds in sorted(converted)]
+    bad = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    return tensors, notes + ([f"{len(bad)} tensors hold values that are not finite: {listed(bad)}"] if bad else [])
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
@@ -138,10 +184,17 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
 
     A class may name them itself by ``heads``. Raises `ZooError` if there is neither a linear layer nor a convolution.
     """
-    named: tuple[str, ...] | None = getattr(type(model), "heads", None)
+    named: tuple[str, ...] | None = getattr(type(model), "heads", HEADS.get(type(model).__name__))
     if named is not None:
         return named
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")  # timm's say it themselves
+    if classifier:
+        named = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        distilled = [name.replace("head", "head_dist", 1) for name in named]
+        named = (*named, *(name for name in distilled if name in layers and name not in named))
+        if all(name in layers for name in named):
+            return named
     # An auxiliary head ends in a layer of its own; heads are the last layers of parts with such names.
     ends = {name.partition(".")[0]: name for name in layers}
     segmentation = [ends[part] for part in ("classifier", "aux_classifier") if part in ends]
@@ -176,15 +229,15 @@ def replace_head(model: nn.Module, num_classes: int) -> nn.Module:
     return model
 
 
-def preprocessing(name: str) -> Preprocessing:
-    """The preprocessing of the published weights of ``name``: of ours, ``timm/NAME`` or ``torchvision/NAME``.
+def preprocessing(info: ModelInfo) -> Preprocessing:
+    """The preprocessing of a model's published weights: of ours, ``timm/NAME`` or ``torchvision/NAME``.
 
     Raises `ZooError` where there are no published weights.
     """
-    weights = model_info(name).weights
+    weights = info.weights
     if weights is None:
         raise ZooError(
-            f"there are no published weights of {name!r}, so there is no preprocessing that belongs to them."
+            f"there are no published weights of {info.name!r}, so there is no preprocessing that belongs to them."
         )
     library, _, model = weights.partition("/")
     if library == "timm":
@@ -216,15 +269,19 @@ def preprocessing(name: str) -> Preprocessing:
 
 
 def save_weights(model: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
-    """Write a state dict as ``.safetensors``, atomically, with the preparation of its images. Raises OSError."""
+    """Write a state dict as ``.safetensors``, atomically, with its preprocessing and conventions. Raises OSError."""
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {
+        METADATA_KEY: json.dumps(dataclasses.asdict(preprocessing)),
+        CONVENTIONS_KEY: json.dumps(saved_conventions(model)),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
         temporary = Path(file.name)
         try:
-            file.write(save(state, {METADATA_KEY: json.dumps(dataclasses.asdict(preprocessing))}))
+            file.write(save(state, metadata))
             file.flush()
             os.fsync(file.fileno())
             temporary.chmod(0o644)
@@ -235,7 +292,7 @@ def save_weights(model: nn.Module, path: Path, preprocessing: Preprocessing) -> 
 
 
 def saved_preprocessing(path: Path) -> Preprocessing | None:
-    """What a file of `save_weights` says of its images; None for any other file."""
+    """The preprocessing stored by `save_weights`; None for any other file."""
     from safetensors import SafetensorError, safe_open
 
     if path.suffix != ".safetensors" or not path.is_file():
@@ -244,11 +301,25 @@ def saved_preprocessing(path: Path) -> Preprocessing | None:
         with safe_open(path, "pt") as file:
             stored = (file.metadata() or {}).get(METADATA_KEY)
     except SafetensorError:
-        return None  # `read_state_dict` says what is wrong with it
+        return None  # `read_checkpoint` says what is wrong with it
     if stored is None:
         return None
-    values = json.loads(stored)
-    return Preprocessing(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    values = _stored_table(stored, str(path))
+    try:
+        return Preprocessing(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+    except (KeyError, TypeError) as error:
+        raise ZooError(f"the preprocessing in {str(path)!r} is damaged: {error}. Save the weights anew.") from error
+
+
+def _stored_table(stored: str, source: str) -> dict[str, Any]:
+    """A JSON table of a file's metadata. Raises `ZooError` if it is damaged."""
+    try:
+        table = json.loads(stored)
+    except (ValueError, RecursionError) as error:
+        raise ZooError(f"the metadata of {source!r} is damaged, it is not JSON ({error}).") from error
+    if not isinstance(table, dict):
+        raise ZooError(f"the metadata of {source!r} is damaged: expected a table of values.")
+    return table
 
 
 def _side(size: Any) -> int:
@@ -257,71 +328,30 @@ def _side(size: Any) -> int:
     return int(size[0] if isinstance(size, list | tuple) else size)
 
 
-def _within(key: str, module: str) -> bool:
-    return key.startswith(f"{module}.")
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
-def _translate(
-    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], names: Mapping[str, str]
-) -> dict[str, torch.Tensor]:
-    """Their names to ours; a name that is ours already stays, so our own checkpoints load as well."""
-    translated = {}
-    for key, value in state.items():
-        name = key
-        if key not in own or not names:
-            for pattern, replacement in names.items():
-                name = re.sub(pattern, replacement, name)
-        translated[name] = value
-    return translated
+def _classes(match: Match, heads: tuple[str, ...], state: Mapping[str, torch.Tensor]) -> int:
+    """Outputs of the file's head, 0 where it has none under our name."""
+    weight = f"{heads[-1]}.weight"
+    if weight in match.tensors:
+        return len(match.tensors[weight])
+    return next((len(tensor) for name, tensor in state.items() if f".{name}".endswith(f".{weight}")), 0)
 
 
-def _differing_head(head: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Our keys of the head if the weights bring another one there: for another number of classes, or of other layers.
-
-    A head of which keys are merely lacking is no other head, and neither is one that reads other features.
-    """
-    ours = {key: value.shape for key, value in own.items() if _within(key, head)}
-    theirs = {key: value.shape for key, value in state.items() if _within(key, head)}
-    if not ours or not theirs:
-        return []
-    another_make = not ours.keys() & theirs.keys()
-    other_classes = ours.keys() == theirs.keys() and all(
-        ours[key][0] != theirs[key][0] and ours[key][1:] == theirs[key][1:] for key in ours
+def _stem_hint(own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], misfit: Misfit) -> str:
+    first = next(name for name, tensor in own.items() if tensor.dim() > 1)
+    if first not in (misfit.shapes or {}) or first not in state or len(state[first]) != len(own[first]):
+        return ""
+    return (
+        f" The first layer differs: at {SMALL_INPUT_SIZE} pixels or less a model has its small-image stem, whose "
+        f"weights are not those of the canonical form. Build it with input_size above {SMALL_INPUT_SIZE}, and with the "
+        "in_chans of the weights, and let the images be resized."
     )
-    return list(ours) if another_make or other_classes else []
 
 
-def _check_fit(
-    name: str, label: str, own: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], fresh: Iterable[str]
-) -> None:
-    """Raise `ZooError` unless ``state`` has exactly our keys, but the fresh ones, in our shapes."""
-    # Counters of batch norm are missing in files older than they are; they only matter without a momentum.
-    missing = [
-        key for key in own if key not in state and key not in set(fresh) and not key.endswith("num_batches_tracked")
-    ]
-    extra = [key for key in state if key not in own]
-    shapes = [
-        f"{key} is {_shape(state[key])} in the file, {_shape(own[key])} in the model"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    if not (missing or extra or shapes):
-        return
-    parts = [
-        f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}{', …' if len(keys) > LISTED else ''}."
-        for kind, keys in (("missing", missing), ("extra", extra), ("wrongly shaped", shapes))
-        if keys
-    ]
-    message = f"the weights {label!r} do not fit {name!r}. {' '.join(parts)}"
-    first = next(key for key, value in own.items() if value.dim() > 1)
-    if any(entry.startswith(f"{first} ") for entry in shapes):
-        message += (
-            f" The first layer differs: at {SMALL_INPUT_SIZE} pixels or less a model has its small-image stem, whose "
-            f"weights are others than those of the canonical form. Build it with input_size above {SMALL_INPUT_SIZE}, "
-            "and with the in_chans of the weights, and let the images be resized."
-        )
-    raise ZooError(message)
-
-
-def _shape(tensor: torch.Tensor) -> str:
-    return "×".join(map(str, tensor.shape)) or "scalar"
+def _quantisation_hint(misfit: Misfit) -> str:
+    if not any(name.endswith("zero_point") for name in misfit.extra):
+        return ""
+    return " The file is quantised: use the weights from before the quantisation."

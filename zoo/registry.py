@@ -1,8 +1,8 @@
-"""The registry: architectures register themselves by a decorator and are found, listed and built by name.
+"""The registry: a decorator registers architectures, which are then found, listed and built by name.
 
 A name is one of
-- ``resnet18``: an architecture of ``zoo/architectures/``, or of another package that
-  announces it through the entry-point group ``zoobench.models``;
+- ``resnet18``: an architecture in ``zoo/architectures/``, or in another package that registers it through the
+  entry-point group ``zoobench.models``;
 - ``timm/NAME`` and ``torchvision/NAME``: a model of those libraries, as they build it;
 - either of these with options of its builder: ``deeplab_resnet18,output_stride=8``.
 """
@@ -11,84 +11,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, overload
 
 from torch import nn
 
+from zoo.info import (
+    Builder,
+    BuilderT,
+    DuplicateModelError,
+    ModelInfo,
+    Published,
+    Task,
+    UnknownModelError,
+    ZooError,
+    did_you_mean,
+)
+from zoo.meta import build_on_meta
+
 ENTRY_POINT_GROUP = "zoobench.models"
-SMALL_INPUT_SIZE = 64
-"""At this input size or less, in pixels, an architecture takes its small-image form."""
-
-Task = Literal["classification", "segmentation"]
-Builder = Callable[..., nn.Module]
-BuilderT = TypeVar("BuilderT", bound=Builder)
-
-
-class ZooError(ValueError):
-    """A request to the zoo that cannot be met; the message names it, what was expected and the remedy."""
-
-
-class UnknownModelError(ZooError):
-    """No architecture has this name."""
-
-
-class DuplicateModelError(ZooError):
-    """Two builders claim one name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """What the literature or a reference implementation states of an architecture.
-
-    ``params`` counts trainable parameters and ``gmacs`` the multiply-accumulates, in 10^9, of one forward pass,
-    both at ``num_classes``, ``input_size`` (pixels; the builder's own default if None) and ``in_chans``.
-    """
-
-    params: int | None = None
-    gmacs: float | None = None
-    source: str
-    num_classes: int = 1000
-    input_size: int | None = None
-    in_chans: int = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """What the registry knows of an architecture without building it.
-
-    ``input_size`` and ``num_classes`` are the canonical ones, the builder's defaults. ``small_image`` says in a
-    sentence what changes at 64 pixels or less. ``weights`` names the model of timm or torchvision whose pretrained
-    weights fit. ``recipe`` holds what a recipe takes from the architecture where it leaves the value open:
-    ``lr`` (peak, of SGD at batch 128) and ``weight_decay``. ``representative`` marks those of a family that stand for
-    it in the plan ``quick``.
-    """
-
-    name: str
-    family: str
-    builder: Builder = field(repr=False, compare=False)
-    paper: str = ""
-    year: int | None = None
-    task: Task = "classification"
-    input_size: int = 224
-    num_classes: int = 1000
-    published: Published | None = None
-    small_image: str = ""
-    weights: str | None = None
-    recipe: Mapping[str, float] = field(default_factory=dict)
-    representative: bool = False
-
 
 _builders: dict[str, ModelInfo] = {}
 
@@ -119,8 +70,8 @@ def register_model(
     """Register a builder under its function's name (or ``name``); see `ModelInfo` for the facts.
 
     The builder takes ``num_classes`` and ``input_size``, and ``in_chans`` if it can; further keyword arguments are
-    its own options. Of each family (one file) the plan ``quick`` benchmarks the builders marked ``representative``,
-    or the first classifier where none is marked.
+    its own options. From each family (one file) the plan ``quick`` runs the builders marked ``representative``, or the
+    first classifier if none is marked.
 
     Raises `DuplicateModelError` if another builder has the name.
     """
@@ -180,26 +131,36 @@ def create_model(
             raise ZooError(f"{argument}={value} is not possible for {name!r}: expected an integer of at least 1.")
     name, named_options = split_options(name)
     options = named_options | options
+    info = model_info(name)
+    arguments: dict[str, Any] = {"num_classes": num_classes, "input_size": input_size, "in_chans": in_chans} | options
     if "/" in name:
         from zoo import external
 
-        return external.create_model(name, num_classes, input_size, in_chans, pretrained, **options)
-
-    info = model_info(name)
-    arguments: dict[str, Any] = {"num_classes": num_classes, "input_size": input_size, "in_chans": in_chans} | options
-    if in_chans == 3 and not _takes(info.builder, "in_chans"):
-        del arguments["in_chans"]
-    check_options(name, arguments)
-    model = info.builder(**arguments)
+        model = external.create_model(info, **arguments)
+    else:
+        if in_chans == 3 and not _takes(info.builder, "in_chans"):
+            del arguments["in_chans"]
+        check_options(name, arguments)
+        model = _build(info, arguments)
     if pretrained:
         from zoo.pretrained import load_pretrained
 
-        load_pretrained(model, info, pretrained)
+        load_pretrained(model, info, pretrained, (in_chans, input_size, input_size), options)
     return model
 
 
+def create_meta_model(
+    name: str, num_classes: int = 10, input_size: int = 32, in_chans: int = 3, **options: Any
+) -> nn.Module:
+    """The same network on the meta device, without memory for its weights; on the CPU where it cannot be built there.
+
+    Its parameters' device says which: `zoo.meta.device_of`. Arguments and errors are those of `create_model`.
+    """
+    return build_on_meta(lambda: create_model(name, num_classes, input_size, in_chans, **options))
+
+
 def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
-    """Names that match a wildcard pattern (or any of several), sorted; ``timm/*`` and ``torchvision/*`` ask those."""
+    """Names that match a wildcard pattern or any of several, sorted; ``timm/*`` and ``torchvision/*`` list theirs."""
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     names: set[str] = set()
     for each in patterns:
@@ -215,7 +176,7 @@ def list_models(pattern: str | Iterable[str] = "*") -> list[str]:
 def model_info(name: str) -> ModelInfo:
     """The registry's entry for ``name``. Raises `UnknownModelError`, with the nearest names.
 
-    With options in the name they must be its builder's, and nothing is published of that form: `ZooError` otherwise.
+    Options in the name must be its builder's (`ZooError` otherwise); nothing is published for such a variant.
     """
     plain, options = split_options(name)
     if options:
@@ -245,7 +206,7 @@ def split_options(name: str) -> tuple[str, dict[str, Any]]:
     for assignment in assignments:
         option, equals, value = (part.strip() for part in assignment.partition("="))
         if not equals or not option.isidentifier():
-            raise ZooError(f"{assignment!r} in {name!r} is no option: expected NAME,OPTION=VALUE.")
+            raise ZooError(f"{assignment!r} in {name!r} is not an option: expected NAME,OPTION=VALUE.")
         options[option] = _read_value(value)
     return plain, options
 
@@ -271,8 +232,21 @@ def _read_value(text: str) -> bool | int | float | str:
 
 
 def takes_option(name: str, option: str) -> bool:
-    """Whether the builder of ``name`` takes the option; of other libraries' builders it is supposed."""
+    """Whether the builder of ``name`` takes the option; True for other libraries' builders, which check themselves."""
     return "/" in name or _takes(model_info(name).builder, option)
+
+
+def _build(info: ModelInfo, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return info.builder(**arguments)
+    except ZooError:
+        raise
+    except Exception as error:
+        if info.builder.__module__.startswith("zoo."):
+            raise
+        raise ZooError(
+            f"{info.name!r}, of another package, cannot be built ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _takes(builder: Builder, argument: str) -> bool:
@@ -283,7 +257,7 @@ def _takes(builder: Builder, argument: str) -> bool:
 def representative_models() -> list[str]:
     """One or two names of each family, by year: the ones marked ``representative``, else the family's first.
 
-    Only classifiers: they are to be compared with one another.
+    Classifiers only, so that they can be compared with one another.
     """
     families: dict[str, list[ModelInfo]] = {}
     for info in _registered().values():
@@ -293,12 +267,6 @@ def representative_models() -> list[str]:
     return [info.name for info in sorted(chosen, key=lambda info: (info.year or 9999, info.name))]
 
 
-def did_you_mean(word: str, possible: Iterable[str]) -> str:
-    """`` Did you mean 'x' or 'y'?``, or nothing where no possible word is near."""
-    near = difflib.get_close_matches(word, list(possible), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
 def _chosen(members: list[ModelInfo]) -> list[ModelInfo]:
     return [info for info in members if info.representative] or members[:1]
 
@@ -306,18 +274,32 @@ def _chosen(members: list[ModelInfo]) -> list[ModelInfo]:
 @functools.cache
 def _discover() -> None:
     """Import every architecture file once; importing registers."""
-    from zoo import architectures
-
-    for module in pkgutil.iter_modules(architectures.__path__, prefix="zoo.architectures."):
+    package = importlib.import_module("zoo.architectures")
+    for module in pkgutil.iter_modules(package.__path__, prefix="zoo.architectures."):
         importlib.import_module(module.name)
     for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         try:
-            target = entry_point.load()
-        except Exception as error:  # noqa: BLE001 - another package's fault must not take the zoo down
-            warnings.warn(f"the architectures of {entry_point.value!r} cannot be imported: {error!r}", stacklevel=2)
-            continue
-        if callable(target) and target not in {info.builder for info in _builders.values()}:
-            register_model(name=entry_point.name)(target)
+            with contextlib.redirect_stdout(sys.stderr):  # what a package prints must not end up in our output
+                _register_entry_point(entry_point.name, entry_point.load())
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another package's fault must not take the zoo down
+            warnings.warn(f"the model {entry_point.name!r} of {entry_point.value!r} is left out: {error}", stacklevel=2)
+
+
+def _register_entry_point(name: str, target: Any) -> None:
+    """Register a builder under the name that its package announces; a module has registered its own on import.
+
+    Raises `DuplicateModelError` if another builder has the name: the first one keeps it.
+    """
+    if isinstance(target, types.ModuleType):
+        return
+    known = _builders.get(name)
+    if known is not None and known.builder is target:
+        return  # it has registered itself, with more facts
+    same = next((info for info in _builders.values() if info.builder is target), None)
+    if known is None and same is not None:
+        _builders[name] = dataclasses.replace(same, name=name)
+    else:
+        register_model(name=name)(target)
 
 
 def _registered() -> dict[str, ModelInfo]:
@@ -331,4 +313,4 @@ def _default(parameters: Mapping[str, inspect.Parameter], name: str, otherwise: 
 
 
 def _origin(builder: Builder) -> str:
-    return f"{builder.__module__}.{builder.__qualname__}"
+    return f"{builder.__module__}.{getattr(builder, '__qualname__', repr(builder))}"

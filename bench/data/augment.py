@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data.transforms import Augmentation, create_image_transform, create_mixing, cut_out, drawing
+from bench.data.transforms import Augmentation, create_image_transform, create_mixing, cut_out, drawing, jitter
 from bench.errors import ConfigError
 
 DEVICE_SHARE = 0.5
@@ -45,7 +45,7 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Resize:
-    """To what side, in pixels, images are resized on the device, and how: ``bilinear`` or ``bicubic``, antialiased."""
+    """The side in pixels that images are resized to on the device; ``bilinear`` or ``bicubic``, antialiased."""
 
     size: int
     mode: str = "bilinear"
@@ -57,24 +57,24 @@ NO_AUGMENTATION = Augmentation()
 class BatchStream:
     """Batches of a split, normalised float32 images ``B×C×H×W`` and labels, on the device.
 
-    Labels are int64 ``B``, or float32 shares of the classes ``B×K`` in the epochs of a stream that mixes images.
+    Labels are int64 ``B``; training batches with Mixup or CutMix have class probabilities instead, float32 ``B×K``.
 
-    The images are kept on the device as well, unless they would take more than half of a GPU's free memory: then
-    batches are gathered on the CPU and copied while the GPU works.
+    The images are kept on the device as well, unless they would take more than half of a GPU's free memory, or are
+    rotated, jittered or given RandAugment, which go image by image: then the CPU prepares batches while the GPU works.
 
     Args:
         images: uint8 ``N×C×H×W``, on any device.
         labels: int64 ``N``.
-        batch_size: images a batch; at most N.
+        batch_size: images per batch, at most N.
         normalization: what to subtract and divide by.
-        device: where the batches are needed.
+        device: of the batches.
         channels_last: the memory format of the batches.
         augmentation: what an epoch does to the images, in pixels of the images as given.
         resize: what the network's weights were made for, if that is not the images' own size.
-        num_classes: K, which a stream that mixes images must know.
-        seed: of the order and of the draws.
+        num_classes: K, needed for Mixup and CutMix.
+        seed: of the order and the augmentation.
 
-    Raises `ConfigError` where the images are too small to be padded with their reflection.
+    Raises `ConfigError` if the images are too small to be padded with their reflection.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class BatchStream:
         self._rows, self._row_offsets = self._store(images.cpu())
 
     def __len__(self) -> int:
-        """Batches an epoch: full ones only, so that every step of a run has the same shape."""
+        """Batches per epoch: only full ones, so that every step of a run has the same shape."""
         return len(self.labels) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -117,9 +117,10 @@ class BatchStream:
         offsets = self._offsets(order, mirrored, shifts[0], shifts[1]).to(self._rows.device)
         holes = self._holes(count, random)
         labels = self.labels[order.to(self.labels.device)]
+        small = self._augmentation.small_size if epoch < self._augmentation.small_epochs else None
         for index in range(start, len(self)):
             batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
-            yield self._augmented(offsets[batch], labels[batch], holes[:, batch], _mix(epoch_seed, index))
+            yield self._augmented(offsets[batch], labels[batch], holes[:, batch], _mix(epoch_seed, index), small)
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in stored order, not augmented; the last batch may be smaller."""
@@ -127,7 +128,7 @@ class BatchStream:
         centre = torch.full((count,), self._padding)
         offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self._rows.device)
         for batch in zip(torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
-            yield self._resized(self._normalize(self._gather(batch[0]))), batch[1]
+            yield self._resized(self._normalize(self._on_device(self._gather(batch[0])))), batch[1]
 
     def _mirrored(self, epoch: int, order: Tensor, random: torch.Generator) -> Tensor:
         """Which images of an epoch are mirrored, 0 or 1, in the epoch's order."""
@@ -138,13 +139,15 @@ class BatchStream:
         return torch.randint(0, 2 if self._augmentation.flip else 1, order.shape, generator=random)
 
     def _holes(self, count: int, random: torch.Generator) -> Tensor:
-        """The centres ``2×count`` of what cutout blanks."""
+        """The centres ``2×count`` of the squares that cutout blanks."""
         if not self._augmentation.cutout:
             return torch.empty((2, 0), dtype=torch.int64)
         centres = [torch.randint(0, size, (count,), generator=random) for size in (self._height, self._width)]
         return torch.stack(centres).to(self.labels.device)
 
-    def _augmented(self, offsets: Tensor, labels: Tensor, holes: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def _augmented(
+        self, offsets: Tensor, labels: Tensor, holes: Tensor, seed: int, small: int | None
+    ) -> tuple[Tensor, Tensor]:
         images = self._gather(offsets)
         if self._transform is not None:
             # torchvision draws once a call: an image at a time, for each to have its own.
@@ -152,10 +155,15 @@ class BatchStream:
                 images = torch.stack([self._transform(image) for image in images]).contiguous(
                     memory_format=self._format
                 )
-        images = self._normalize(images)
+        images = self._normalize(self._on_device(images))
+        if self._augmentation.brightness or self._augmentation.contrast:
+            jitter(images, self._augmentation.brightness, self._augmentation.contrast, _mix(seed, 2))
         if self._augmentation.cutout:
             cut_out(images, holes, self._augmentation.cutout)
         images = self._resized(images)
+        if small is not None:
+            images = F.interpolate(images, size=(small, small), mode="bilinear", antialias=True)
+            images = images.contiguous(memory_format=self._format)
         if self._mixing is not None:
             with drawing(_mix(seed, 1)):
                 images, labels = self._mixing(images, labels)
@@ -181,7 +189,7 @@ class BatchStream:
             self._line, self._pixel = width, 1
             planes = torch.arange(self._channels)[:, None] * (height * width)
             row_offsets = (planes + torch.arange(self._height) * self._line).flatten()
-        home = _choose_home(self.labels.device, padded.numel())
+        home = _choose_home(self.labels.device, padded.numel(), one_by_one=self._transform is not None)
         flat = padded.contiguous().flatten().to(home)
         length = self._width * self._pixel
         return flat.as_strided((flat.numel() - length + 1, length), (1, 1)), row_offsets.to(home)
@@ -206,18 +214,17 @@ class BatchStream:
         return images * self._image_stride + down * self._line + right * self._pixel
 
     def _gather(self, offsets: Tensor) -> Tensor:
-        """The crops as uint8 ``B×C×H×W`` on the device, in the memory format of the batches."""
-        indices = (offsets[:, None] + self._row_offsets).flatten()
-        device = self.labels.device
-        if self._rows.device == device:
-            rows = self._rows.index_select(0, indices)
-        else:
-            # From pinned memory a copy runs beside the CPU; PyTorch reuses the memory only once the copy is done.
-            pinned = torch.empty((len(indices), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
-            rows = torch.index_select(self._rows, 0, indices, out=pinned).to(device, non_blocking=True)
+        """The crops as uint8 ``B×C×H×W`` where the images are kept, in the memory format of the batches."""
+        rows = self._rows.index_select(0, (offsets[:, None] + self._row_offsets).flatten())
         if self._channels_last:
             return rows.view(-1, self._height, self._width, self._channels).permute(0, 3, 1, 2)
         return rows.view(-1, self._channels, self._height, self._width)
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        if images.device == self.labels.device:
+            return images
+        # From pinned memory a copy runs beside the CPU; PyTorch reuses the memory only once the copy is done.
+        return images.pin_memory().to(self.labels.device, non_blocking=True)
 
     def _normalize(self, images: Tensor) -> Tensor:
         """uint8 images to float32, less the mean, over the deviation."""
@@ -231,7 +238,7 @@ class BatchStream:
         return pixels
 
     def _resized(self, images: Tensor) -> Tensor:
-        """Normalised images at the side asked for, within what normalised pixels can be: bicubic overshoots."""
+        """Normalised images at the wanted size, clamped to the range of normalised pixels, since bicubic overshoots."""
         if self._resize is None:
             return images
         size, mode = self._resize.size, self._resize.mode
@@ -239,13 +246,13 @@ class BatchStream:
         return F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp_(low, high)
 
 
-def _choose_home(device: torch.device, stored_bytes: int) -> torch.device:
-    """Where to keep a split: on the device, or on the CPU where it would take too much of a GPU's memory."""
-    if device.type == "cuda" and stored_bytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]:
+def _choose_home(device: torch.device, stored_bytes: int, *, one_by_one: bool) -> torch.device:
+    """Where to keep a split: on the device, or on the CPU where that serves a GPU better."""
+    if device.type == "cuda" and (one_by_one or stored_bytes > DEVICE_SHARE * torch.cuda.mem_get_info(device)[0]):
         return torch.device("cpu")
     return device
 
 
 def _mix(seed: int, epoch: int) -> int:
-    """One generator seed from two numbers, such that neighbours share no stream."""
+    """One generator seed from two numbers, so that neighbouring pairs do not share a stream."""
     return (seed * 1_000_003 + epoch) * 0x9E3779B97F4A7C15 % 2**63

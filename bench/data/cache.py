@@ -32,7 +32,7 @@ def load_or_build(key: str, build: Callable[[], Arrays]) -> Arrays:
     """The arrays stored under ``key``, memory-mapped and read-only; built and stored first if they are not there.
 
     An entry that fails its checksums is built again, with a warning. Two processes may build at the same time; the
-    first one to finish wins, and both read the same content. Raises `DataError` if the cache cannot be written.
+    first to finish wins, and both read the same content. Raises `DataError` if the cache cannot be written.
     """
     folder = cache_folder() / "datasets" / key
     if folder.is_dir():
@@ -59,7 +59,7 @@ def _store(folder: Path, arrays: Arrays) -> None:
         digests = {}
         for name, array in arrays.items():
             with (temporary / f"{name}.npy").open("wb") as file:
-                # np.save would tell a full disk as "N requested and M written", without an error number.
+                # On a full disk np.save raises "N requested and M written", without an error number.
                 np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
                 file.write(np.ascontiguousarray(array).data)
                 file.flush()

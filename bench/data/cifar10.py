@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from bench.data.cache import cache_folder
-from bench.data.images import Images, Labels, Progress
+from bench.data.images import Decoded, Images, Progress
 from bench.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
@@ -65,7 +65,7 @@ class Cifar10:
         meta = next(iter(self._unpickled("meta").values()))
         return tuple(meta["label_names"])
 
-    def decode(self, split: str, size: int, progress: Progress) -> tuple[Images, Labels]:
+    def decode(self, split: str, size: int, progress: Progress) -> Decoded:
         """The images ``N×3×size×size`` and labels of a split."""
         images: list[Images] = []
         labels: list[int] = []
@@ -74,7 +74,7 @@ class Cifar10:
             images.append(_resized(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32), size))
             labels.extend(batch["labels"])
             progress(f"reading cifar10 {split}", index + 1, len(batches))
-        return np.concatenate(images), np.array(labels, np.int64)
+        return Decoded(np.concatenate(images), np.array(labels, np.int64))
 
     def _unpickled(self, split: str) -> dict[str, Any]:
         """The batch files of a split. Each is unpickled only after its checksum was found to be the official one."""

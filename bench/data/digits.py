@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 from PIL import Image
 
-from bench.data.images import Images, Labels, Progress
+from bench.data.images import Decoded, Images, Labels, Progress
 
 TRAIN_COUNT = 1500
 
@@ -28,13 +28,14 @@ class Digits:
         """``0`` to ``9``."""
         return tuple(map(str, range(10)))
 
-    def decode(self, split: str, size: int, progress: Progress) -> tuple[Images, Labels]:
+    def decode(self, split: str, size: int, progress: Progress) -> Decoded:
         """The images ``N×3×size×size`` and labels of a split."""
         images, labels = self._load()
         order = np.random.RandomState(0).permutation(len(labels))
         chosen = order[:TRAIN_COUNT] if split == "train" else order[TRAIN_COUNT:]
         resized = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in images[chosen]]
-        return np.repeat(np.stack([np.asarray(image) for image in resized])[:, None], 3, axis=1), labels[chosen]
+        grey = np.stack([np.asarray(image) for image in resized])
+        return Decoded(np.repeat(grey[:, None], 3, axis=1), labels[chosen])
 
     @staticmethod
     def _load() -> tuple[Images, Labels]:

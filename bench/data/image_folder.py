@@ -1,4 +1,8 @@
-"""``folder:PATH``: images as ``train/CLASS/*`` and ``test/CLASS/*``; class names in alphabetical order."""
+"""``folder:PATH``: images as ``train/CLASS/*`` and ``test/CLASS/*``; class names in alphabetical order.
+
+Each entry of a class folder is an image; hidden files are left out, and anything else is an error, so that no image is
+passed over. Other folders beside ``train`` and ``test`` are not read: ``val`` is held out of ``train``.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,37 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.images import Images, Labels, Progress, decode_images, hash_files
+from bench.data.files import check_files, check_links, hash_files, list_folder, list_names, printable
+from bench.data.images import Decoded, Progress, decode_images
 from bench.errors import DataError
+
+SPLITS = ("train", "test")
 
 
 class ImageFolder:
-    """A tree of image files."""
+    """A tree of image files. Raises `DataError` where it is not one, or not whole."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = f"folder:{folder.resolve().name}"
-        self._files = {split: self._find(split) for split in ("train", "test")}
+        self.name = f"folder:{printable(folder.resolve().name)}"
+        splits = [folder / split for split in SPLITS]
+        for split in splits:
+            if not split.is_dir():
+                raise DataError(f"the folder {str(split)!r} does not exist. Expected train/CLASS/* and test/CLASS/*.")
+        check_links(splits, folder)
+        class_folders = {split: self._class_folders(split) for split in SPLITS}
+        check_links([each for folders in class_folders.values() for each in folders.values()], folder)
+        self._files = {split: self._find(class_folders[split]) for split in SPLITS}
+        check_links(self._all_files(), folder)
+        check_files(self._all_files(), "Images lie in train/CLASS and test/CLASS, not in folders of these: move them.")
 
     def content_sha256(self, progress: Progress) -> str:
         """A hash of every file's name and content."""
-        files = [file for split in self._files.values() for members in split.values() for file in members]
-        return hash_files(files, self.folder, f"hashing {self.name}", progress)
+        return hash_files(self._all_files(), self.folder, f"hashing {self.name}", progress)
 
     def classes(self) -> tuple[str, ...]:
         """The folders' names, the same in both splits."""
-        train, test = (set(self._files[split]) for split in ("train", "test"))
+        train, test = (set(self._files[split]) for split in SPLITS)
         if train != test:
             raise DataError(
                 f"the classes differ between {str(self.folder / 'train')!r} and {str(self.folder / 'test')!r}: only "
@@ -33,27 +48,36 @@ class ImageFolder:
             )
         return tuple(sorted(train))
 
-    def decode(self, split: str, size: int, progress: Progress) -> tuple[Images, Labels]:
+    def decode(self, split: str, size: int, progress: Progress) -> Decoded:
         """The images ``N×3×size×size`` and labels of a split, class by class."""
         classes = self.classes()
         members = [(file, label) for label, name in enumerate(classes) for file in self._files[split][name]]
         files = ((repr(str(file)), file) for file, _ in members)
-        images = decode_images(files, len(members), size, f"decoding {self.name} {split}", progress)
-        return images, np.array([label for _, label in members], np.int64)
+        labels = np.array([label for _, label in members], np.int64)
+        return decode_images(files, labels, size, f"decoding {self.name} {split}", progress)
 
-    def _find(self, split: str) -> dict[str, list[Path]]:
+    def _all_files(self) -> list[Path]:
+        return [file for classes in self._files.values() for files in classes.values() for file in files]
+
+    def _class_folders(self, split: str) -> dict[str, Path]:
+        """The class folders of a split, by the name of the class."""
         folder = self.folder / split
-        if not folder.is_dir():
-            raise DataError(f"the folder {str(folder)!r} does not exist. Expected train/CLASS/* and test/CLASS/*.")
-        classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if not classes:
+        entries = list_folder(folder)
+        if not any(entry.is_dir() for entry in entries):
             raise DataError(f"the folder {str(folder)!r} holds no class folders. Expected {split}/CLASS/* images.")
-        found = {entry.name: _images(entry) for entry in classes}
-        for name, images in found.items():
-            if not images:
-                raise DataError(f"the class folder {str(folder / name)!r} is empty. Add images to it, or remove it.")
+        others = [entry for entry in entries if not entry.is_dir()]
+        if others:
+            raise DataError(
+                f"{list_names(others)} in {str(folder)!r} would be passed over: only class folders belong there. "
+                "Move images into the folder of their class, and anything else out of it."
+            )
+        return {printable(entry.name): entry for entry in entries}
+
+    def _find(self, class_folders: dict[str, Path]) -> dict[str, list[Path]]:
+        found = {name: list_folder(folder) for name, folder in class_folders.items()}
+        for name, files in found.items():
+            if not files:
+                raise DataError(
+                    f"the class folder {str(class_folders[name])!r} is empty. Add images to it, or remove it."
+                )
         return found
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))

@@ -3,7 +3,7 @@
 For networks that label pixels, where a data set of that kind would first have to be downloaded. A pixel's label is the
 class of the image that covers it, plus 1, or 0 for the background. Images may overlap, the later covers the earlier.
 The background is noise with a natural image's spectrum and the data set's own colours (a grey one gets grey noise), so
-that neither brightness nor colour tells where an image lies, and nothing but its content which one it is.
+that neither brightness nor colour gives away where an image lies, and only its content which one it is.
 
 Training canvases are a function of (seed, epoch, index): no two epochs show the same ones. Those that are evaluated on
 are a function of the split alone, the same for every seed.
@@ -28,14 +28,14 @@ TEXTURE_SIDE = 4
 COARSEST = 8
 """Cells on a side of the texture's coarsest noise."""
 COLOUR_SAMPLE = 1000
-"""So many images tell the colours of a split."""
+"""The colours of a split are estimated from at most this many of its images."""
 _TRAINING, _FIXED, _HALF = 1, 2, 3
 """What a stream of random numbers is for; the first number of its seed."""
 
 
 @dataclass(frozen=True)
 class _Draws:
-    """What is random of so many canvases (C) of K images each."""
+    """The random choices for C canvases of K images each."""
 
     members: Tensor
     """Which images, ``C×K``, in the order in which they are laid down."""
@@ -54,15 +54,15 @@ class _Draws:
 class MosaicStream:
     """Batches of canvases: normalised float32 ``B×3×S×S`` and int64 labels ``B×S×S``, on the device.
 
-    An epoch has as many canvases as lay each image down once; where that does not come out even, a few of them twice.
+    An epoch has enough canvases to use each image once; if the numbers do not divide, a few images are used twice.
 
     Args:
         images: uint8 ``N×3×s×s``, those of one split.
         labels: int64 ``N``, classes from 0.
-        batch_size: canvases a batch; at most as many as there are.
+        batch_size: canvases per batch, at most all of them.
         normalization: what to subtract and divide by.
-        layout: sides of canvas and images, and images a canvas.
-        device: where the batches are needed; the images are kept there.
+        layout: sides of canvas and images, and images per canvas.
+        device: of the batches; the images are kept there.
         channels_last: the memory format of the batches.
         flip: mirror each image with probability one half; ``"alternating"``: each image in every second epoch.
         seed: of the training canvases.
@@ -83,7 +83,7 @@ class MosaicStream:
     ) -> None:
         self.layout, self.labels = layout, labels.to(device)
         self.canvases = -(-len(labels) // layout.images_per_canvas)
-        """Canvases an epoch."""
+        """Canvases per epoch."""
         self.batch_size = min(batch_size, self.canvases)
         self._flip, self._seed, self._channels_last = flip, seed, channels_last
         self._images = images.to(device).permute(0, 2, 3, 1).contiguous()
@@ -92,7 +92,7 @@ class MosaicStream:
         self._scale = torch.tensor(normalization.std, device=device).reciprocal()
 
     def __len__(self) -> int:
-        """Batches an epoch: full ones only, so that every step of a run has the same shape."""
+        """Batches per epoch: only full ones, so that every step of a run has the same shape."""
         return self.canvases // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ import numpy.typing as npt
 
 from bench.data.cache import Arrays, load_or_build
 from bench.data.cifar10 import Cifar10
+from bench.data.decoding import DECODER_VERSION
 from bench.data.digits import Digits
+from bench.data.files import find_folder
 from bench.data.image_folder import ImageFolder
-from bench.data.images import Images, Labels, Progress, find_folder, silent
+from bench.data.images import Decoded, Images, Labels, Progress, silent
 from bench.data.parquet import Parquet
 from bench.errors import DataError, did_you_mean
 
@@ -94,7 +97,7 @@ class Source(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Class names in label order."""
 
-    def decode(self, split: str, size: int, progress: Progress) -> tuple[Images, Labels]:
+    def decode(self, split: str, size: int, progress: Progress) -> Decoded:
         """The images ``N×3×size×size`` and labels of a split."""
 
 
@@ -104,6 +107,7 @@ def load_dataset(
     size: int = 32,
     data_dir: str | Path | None = None,
     classes: Sequence[str] = (),
+    label_column: str | None = None,
     progress: Progress = silent,
 ) -> Dataset:
     """Load a data set by its name on the command line.
@@ -111,35 +115,39 @@ def load_dataset(
     Args:
         name: ``digits``, ``cifar10``, ``parquet:PATH`` or ``folder:PATH``, or ``mosaic:`` and one of these. A relative
             path is looked for in the current folder, then in ``data_dir``.
-        size: side of the images in pixels; others are resized (bilinear, antialiased). Of a mosaic, the canvas's.
+        size: side of the images in pixels; others are resized (bilinear, antialiased), and cut to their centre where
+            they are not square. Of a mosaic, the canvas's.
         data_dir: where archives and relative paths are found; ``ZOOBENCH_DATA`` if None.
         classes: take only images of these, and number the classes in this order; all if empty.
+        label_column: of Parquet files; ``label``, or the only one, if None.
         progress: called while something long is done.
 
     Raises:
-        DataError: the source is unknown, missing or damaged; the message names the file and the remedy.
+        DataError: the source is unknown, missing, incomplete or damaged, or has fewer than two classes; the message
+            names the file and the remedy.
     """
     kind, colon, inner = name.partition(":")
-    if kind == "mosaic" and colon:
-        return _load_mosaic(inner, MosaicLayout.of(size), data_dir, classes, progress)
-    source = _source(name, data_dir or os.environ.get("ZOOBENCH_DATA"), progress)
-    key = hashlib.sha256(f"{source.content_sha256(progress)} size={size} decoder=1".encode()).hexdigest()
-
-    def build() -> Arrays:
-        arrays: Arrays = {}
-        for split in SPLITS:
-            images, labels = source.decode(split, size, progress)
-            _check_labels(name, split, labels, source.classes())
-            arrays |= {f"{split}_images": images, f"{split}_labels": labels}
-        return arrays
-
-    arrays = load_or_build(key, build)
-    splits = {
-        split: Split(arrays[f"{split}_images"].view(np.uint8), arrays[f"{split}_labels"].view(np.int64))
-        for split in SPLITS
-    }
-    dataset = Dataset(source.name, source.classes(), splits["train"], splits["test"], key)
-    return _select(dataset, classes) if classes else dataset
+    mosaic = MosaicLayout.of(size) if kind == "mosaic" and colon else None
+    if mosaic is not None and (not inner or inner.startswith("mosaic:")):
+        raise DataError(
+            f"the data set {name!r} lacks the images to lay out. Write, for example, mosaic:digits or mosaic:cifar10."
+        )
+    images = _load_images(
+        inner if mosaic else name,
+        mosaic.image_size if mosaic else size,
+        data_dir or os.environ.get("ZOOBENCH_DATA"),
+        label_column,
+        progress,
+    )
+    if classes:
+        images = _select(images, classes)
+    dataset = _lay_out(images, mosaic) if mosaic else images
+    if len(dataset.classes) < 2:  # a mosaic has its background besides
+        raise DataError(
+            f"the data set {name!r} has the single class {dataset.classes[0]!r}: any network is right always. "
+            "Two classes are needed at least."
+        )
+    return dataset
 
 
 def hold_out(labels: Labels, fraction: float, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -161,8 +169,61 @@ def limit(count: int, at_most: int | None, seed: int = 0) -> npt.NDArray[np.int6
     return np.sort(np.random.RandomState(seed).permutation(count)[:at_most])
 
 
+def split_train(
+    labels: Labels, limit_train: int | None, val_fraction: float, *, needs_val: bool = False
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Indices of ``train`` and ``val`` among a train set's labels: `limit` first, then `hold_out` of what is left.
+
+    Raises `DataError` where nothing would be left to train on, or to find a target accuracy on.
+    """
+    kept = limit(len(labels), limit_train)
+    train, val = hold_out(np.asarray(labels)[kept], val_fraction)
+    if not len(train):
+        raise DataError(
+            f"val_fraction = {val_fraction} of {len(kept)} images leaves none to train on. Lower it, or take more "
+            "images."
+        )
+    if needs_val and not len(val):
+        raise DataError(
+            f"target_top1 is looked for on 'val', and val_fraction = {val_fraction} of {len(kept)} images, class by "
+            "class, is none. Raise val_fraction, or take more images."
+        )
+    return kept[train], kept[val]
+
+
+def _load_images(
+    name: str, size: int, data_dir: str | Path | None, label_column: str | None, progress: Progress
+) -> Dataset:
+    """A data set of whole images with all its classes, from the cache if it is there."""
+    source = _source(name, data_dir, label_column, progress)
+    column = f" label={label_column}" if label_column else ""
+    content = f"{source.content_sha256(progress)} size={size}{column}"
+    classes = source.classes()
+    _check_distinct(classes, f"the data set {name!r}")
+
+    def build() -> Arrays:
+        arrays: Arrays = {}
+        decoder = 1
+        for split in SPLITS:
+            decoded = source.decode(split, size, progress)
+            _check_labels(name, split, decoded.labels, classes)
+            arrays |= {f"{split}_images": decoded.images, f"{split}_labels": decoded.labels}
+            decoder = max(decoder, decoded.decoder)
+        return arrays | {"decoder": np.array([decoder])}
+
+    arrays = load_or_build(_hash(f"{content} cache={DECODER_VERSION}"), build)
+    # Named by the first decoder to give these pixels, so that a later one changes the identity of what it changes only.
+    key = _hash(f"{content} decoder={int(arrays['decoder'][0])}")
+    splits = {
+        split: Split(arrays[f"{split}_images"].view(np.uint8), arrays[f"{split}_labels"].view(np.int64))
+        for split in SPLITS
+    }
+    return Dataset(source.name, classes, splits["train"], splits["test"], key)
+
+
 def _select(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     """The images of some classes alone, numbered anew. Raises `DataError` for a class that the data set has not."""
+    _check_distinct(classes, "classes")
     for name in classes:
         if name not in dataset.classes:
             raise DataError(
@@ -172,44 +233,56 @@ def _select(dataset: Dataset, classes: Sequence[str]) -> Dataset:
     numbers = np.full(len(dataset.classes), -1)
     numbers[[dataset.classes.index(name) for name in classes]] = np.arange(len(classes))
 
-    def select(split: Split) -> Split:
+    def select(name: str, split: Split) -> Split:
         labels = numbers[split.labels]
+        if not (labels >= 0).any():
+            raise DataError(f"the split {name!r} of {dataset.name!r} holds no images of {', '.join(classes)}.")
         return Split(split.images[labels >= 0], labels[labels >= 0])
 
-    key = hashlib.sha256(f"{dataset.sha256} classes={list(classes)}".encode()).hexdigest()
-    return Dataset(dataset.name, tuple(classes), select(dataset.train), select(dataset.test), key)
+    key = _hash(f"{dataset.sha256} classes={list(classes)}")
+    return Dataset(dataset.name, tuple(classes), select("train", dataset.train), select("test", dataset.test), key)
 
 
-def _load_mosaic(
-    name: str, layout: MosaicLayout, data_dir: str | Path | None, classes: Sequence[str], progress: Progress
-) -> Dataset:
-    if not name or name.startswith("mosaic:"):
-        raise DataError(
-            f"the data set 'mosaic:{name}' lacks the images to lay out. Write, for example, mosaic:digits or "
-            "mosaic:cifar10."
-        )
-    images = load_dataset(name, size=layout.image_size, data_dir=data_dir, classes=classes, progress=progress)
+def _lay_out(images: Dataset, layout: MosaicLayout) -> Dataset:
+    """The same images, to be laid out on canvases."""
     sizes = f"canvas={layout.canvas_size} image={layout.image_size} images={layout.images_per_canvas}"
-    key = hashlib.sha256(f"{images.sha256} {sizes} mosaic=1".encode()).hexdigest()
+    key = _hash(f"{images.sha256} {sizes} mosaic=1")
     return Dataset(
         f"mosaic:{images.name}", (BACKGROUND, *images.classes), images.train, images.test, key, mosaic=layout
     )
 
 
-def _source(name: str, data_dir: str | Path | None, progress: Progress) -> Source:
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source(name: str, data_dir: str | Path | None, label_column: str | None, progress: Progress) -> Source:
     kind, colon, path = name.partition(":")
+    if label_column is not None and kind != "parquet":
+        raise DataError(
+            f"label_column = {label_column!r} chooses a column of Parquet files, and {name!r} has no columns. Leave it "
+            "out, or use data = 'parquet:PATH'."
+        )
     if name == "digits":
         return Digits()
     if name == "cifar10":
         return Cifar10.find(data_dir, progress)
     if colon and kind == "parquet":
-        return Parquet(find_folder(path, data_dir, "parquet:data/cifar10"))
+        return Parquet(find_folder(path, data_dir, "parquet:data/cifar10"), label_column)
     if colon and kind == "folder":
         return ImageFolder(find_folder(path, data_dir, "folder:data/flowers"))
     raise DataError(
         f"no data set is named {name!r}.{did_you_mean(kind, ['digits', 'cifar10', 'parquet', 'folder', 'mosaic'])} "
         "Possible: digits, cifar10, parquet:PATH, folder:PATH, mosaic:DATA."
     )
+
+
+def _check_distinct(classes: Sequence[str], what: str) -> None:
+    repeated = sorted(name for name, count in Counter(classes).items() if count > 1)
+    if repeated:
+        raise DataError(
+            f"{what} names {', '.join(map(repr, repeated))} more than once. Each class needs a name of its own."
+        )
 
 
 def _check_labels(name: str, split: str, labels: Labels, classes: tuple[str, ...]) -> None:

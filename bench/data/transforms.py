@@ -1,7 +1,7 @@
 """What an epoch's images go through beyond flip and crop: cutout, rotation, colour, RandAugment, Mixup and CutMix.
 
-Cutout is our own, a whole batch at once. The rest is torchvision's v2, whose draws come from torch's global stream:
-`drawing` lends it one of a known seed, so that a batch can be replayed.
+Cutout is our own and works on whole batches. The rest is torchvision's v2, which draws from torch's global generator:
+`drawing` seeds that generator for a while, so that a batch can be replayed.
 """
 
 from __future__ import annotations
@@ -15,27 +15,32 @@ import torch
 from torch import Tensor
 
 ImageTransform = Callable[[Tensor], Tensor]
-"""One uint8 image ``C×H×W`` to another, drawn from torch's global stream."""
+"""One uint8 image ``C×H×W`` to another, drawing from torch's global generator."""
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Float images ``B×C×H×W`` and int64 labels ``B`` to mixed images and float32 labels ``B×K``."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How the images of an epoch differ from the stored ones; the fields are those of a recipe.
+    """How training images are augmented; the fields are those of a recipe.
 
     Attributes:
         flip: mirror each image with probability one half; ``"alternating"``: a random half in the first epoch, and
             from then on each image in every second epoch (Jordan 2024, arXiv:2404.00498).
-        crop_padding: pad by that many pixels and crop back to the size at a random place.
+        crop_padding: pad by this many pixels, then crop at random to the original size.
         crop_fill: what the padding is: black, or the image reflected at its edge.
-        rotation: turn by up to that many degrees either way; the corners that come in have the mean colour.
-        color_jitter: brightness, contrast and saturation, each by a factor of up to 1 ± that.
-        randaugment: operations an image, at magnitude 9 of 30 (Cubuk et al. 2019, arXiv:1909.13719).
+        rotation: rotate by up to this many degrees either way; the corners are filled with the mean colour.
+        color_jitter: brightness, contrast and saturation, each by a factor within 1 ± this.
+        randaugment: operations per image, at magnitude 9 of 30 (Cubuk et al. 2019, arXiv:1909.13719).
         cutout: side in pixels of a square of the mean colour, centred anywhere and clipped at the border
             (DeVries and Taylor 2017, arXiv:1708.04552).
         mixup: alpha of Mixup (Zhang et al. 2017, arXiv:1710.09412), 0 for none.
-        cutmix: alpha of CutMix (Yun et al. 2019, arXiv:1905.04899), 0 for none; beside Mixup, one of the two a batch.
+        cutmix: alpha of CutMix (Yun et al. 2019, arXiv:1905.04899), 0 for none; with Mixup, each batch gets one of
+            the two.
+        brightness: each image's normalised pixels are shifted by up to this, either way, the same in all channels.
+        contrast: they are then multiplied by a factor within 1 ± this.
+        small_size: the side in pixels of the images in the first ``small_epochs`` epochs.
+        small_epochs: how many these are, 0 for none.
     """
 
     flip: bool | Literal["alternating"] = False
@@ -47,17 +52,21 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    small_size: int | None = None
+    small_epochs: int = 0
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, so that labels are shares of classes."""
+        """Whether images are mixed, so that labels are class probabilities."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 def create_image_transform(augmentation: Augmentation, mean: Sequence[float]) -> ImageTransform | None:
-    """Rotation, colour jitter and RandAugment in this order, as far as asked for; None where none is.
+    """Those of rotation, colour jitter and RandAugment that are asked for, in this order; None without any.
 
-    ``mean`` (of each channel, in units of uint8) fills what comes in from outside the image.
+    ``mean`` (of each channel, 0 to 255) fills what comes from outside the image.
     """
     if not (augmentation.rotation or augmentation.color_jitter or augmentation.randaugment):
         return None
@@ -75,11 +84,11 @@ def create_image_transform(augmentation: Augmentation, mean: Sequence[float]) ->
 
 
 def create_mixing(augmentation: Augmentation, num_classes: int | None) -> Mixing | None:
-    """Mixup, CutMix or, a batch, one of them at random; None where neither is asked for."""
+    """Mixup, CutMix, or one of the two at random for each batch; None if neither is asked for."""
     if not augmentation.mixes:
         return None
     if num_classes is None:
-        raise ValueError("mixup and cutmix give labels B×K: the stream must be told num_classes")
+        raise ValueError("mixup and cutmix give labels B×K: num_classes is needed")
     from torchvision.transforms import v2
 
     # Beta in torchvision is that of the number's type, and there is none of integers.
@@ -105,9 +114,16 @@ def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
     return images
 
 
+def jitter(images: Tensor, brightness: float, contrast: float, seed: int) -> Tensor:
+    """Shift and scale each of the normalised images ``B×C×H×W``, in place, by random amounts of its own."""
+    random = torch.Generator().manual_seed(seed)
+    shift, scale = (2 * torch.rand(2, len(images), 1, 1, 1, generator=random) - 1).to(images.device)
+    return images.add_(brightness * shift).mul_(1 + contrast * scale)
+
+
 @contextlib.contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """What is drawn from torch's global stream of the CPU is that seed's; afterwards the stream is as it was."""
+    """Seed torch's global CPU generator within the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

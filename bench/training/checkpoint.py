@@ -1,8 +1,9 @@
-"""Checkpoints: a training's whole state on disk, atomically, so that a killed run goes on bit for bit.
+"""Checkpoints: the whole state of a training, saved atomically, so that a killed run resumes bit for bit.
 
-A checkpoint is a folder: weights as safetensors, the optimizer and the rest as torch saves them (read back with
-``weights_only=True``, so that no code in them can run), and their checksums. It appears under its name only when it is
-whole and on disk; the one before it stays until then, and is used where the newer one turns out to be damaged.
+A checkpoint is a folder, on this machine or on any file system that fsspec reaches: weights as safetensors, the
+optimizer and the rest as torch saves them (read back with ``weights_only=True``, so that no code in them can run), and
+their checksums. These are written last: a folder without them is no checkpoint. The previous one is kept, and is used
+if the newer one turns out to be damaged.
 """
 
 from __future__ import annotations
@@ -11,98 +12,117 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import shutil
-import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from torch import Tensor
+
+from bench.records import parse_json, write_atomically
+from bench.stores import file_system
 
 KEPT = 2
 WEIGHTS, STATE, SUMS = "weights.safetensors", "state.pt", "sha256.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``; due every ``every_seconds`` besides at each epoch's end."""
+    """The checkpoints of one run, in ``folder``: one at the end of each epoch, and one every ``every_seconds``.
 
-    def __init__(self, folder: Path, every_seconds: float = 60.0) -> None:
-        self._folder, self._every_seconds = folder, every_seconds
+    Nothing here ends a training that could go on: what cannot be written is warned about, and ``failure`` says why.
+    """
+
+    def __init__(self, folder: str | Path, every_seconds: float = 60.0) -> None:
+        self._fs, path = file_system(str(folder))
+        self._url, self._folder = str(folder).rstrip("/"), path.rstrip("/")
+        self._every_seconds = every_seconds
         self._saved = time.monotonic()
+        self.failure: str | None = None
+        """Why the last checkpoint that failed could not be written."""
 
     def is_due(self) -> bool:
-        """Whether the last save is longer ago than ``every_seconds``."""
+        """Whether ``every_seconds`` have passed since the last save."""
         return time.monotonic() - self._saved >= self._every_seconds
 
     def save(self, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Write a checkpoint and remove those before the previous one. Raises OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=self._folder, prefix=".writing-"))
-        try:
-            buffer = io.BytesIO()
-            torch.save(state, buffer)
-            contents = {
-                # Serialised in memory: a full disk is then told by the write, as an OSError.
-                WEIGHTS: serialize({name: tensor.contiguous() for name, tensor in weights.items()}),
-                STATE: buffer.getvalue(),
-            }
-            for name, content in contents.items():
-                (temporary / name).write_bytes(content)
-            sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-            (temporary / SUMS).write_text(json.dumps(sums))
-            for path in (*temporary.iterdir(), temporary):
-                _sync(path)
-            target = self._folder / f"step-{step:012}"
-            if target.exists():  # of a run that was killed after this step and has got here again
-                shutil.rmtree(target)
-            temporary.rename(target)
-            _sync(self._folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for old in self._found()[KEPT:]:
-            shutil.rmtree(old)
+        """Write a checkpoint and remove all but the previous one; where that fails, warn and keep those there are."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        contents = {
+            # Serialised in memory, so that a full disk is an OSError of the write.
+            WEIGHTS: serialize({name: tensor.contiguous() for name, tensor in weights.items()}),
+            STATE: buffer.getvalue(),
+        }
+        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        name = f"step-{step:012}"
         self._saved = time.monotonic()
+        try:
+            self._discard(name)  # the run was killed after this step and has got here again
+            for file, content in contents.items():
+                write_atomically(f"{self._url}/{name}/{file}", content)
+            write_atomically(f"{self._url}/{name}/{SUMS}", json.dumps(sums))
+            for old in self._found()[KEPT:]:
+                self._discard(old)
+        except Exception as error:  # noqa: BLE001 - the errors of stores have no common base
+            with contextlib.suppress(Exception):  # what is half written is no checkpoint, and takes room
+                if name not in self._complete():
+                    self._discard(name)
+            why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            if self.failure is None:
+                warnings.warn(
+                    f"no checkpoint could be written to {self._url!r}: {why}. Training goes on; if it is killed, it "
+                    "starts again from the last one.",
+                    stacklevel=2,
+                )
+            self.failure = why
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Weights and state of the newest checkpoint that is whole, or None; a damaged one is told by a warning."""
-        for folder in self._found():
+        """Weights and state of the newest intact checkpoint, on the CPU, or None. Warns about damaged ones."""
+        for name in self._complete():
             try:
-                sums = json.loads((folder / SUMS).read_text())
-                for name in (WEIGHTS, STATE):
-                    if _sha256(folder / name) != sums[name]:
-                        raise ValueError(f"{name} does not have the checksum it was written with")
-                return load_file(folder / WEIGHTS), torch.load(folder / STATE, weights_only=True)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                contents = {file: self._fs.cat_file(f"{self._folder}/{name}/{file}") for file in (SUMS, WEIGHTS, STATE)}
+                sums = parse_json(contents[SUMS])
+                for file in (WEIGHTS, STATE):
+                    if hashlib.sha256(contents[file]).hexdigest() != sums[file]:
+                        raise ValueError(f"{file} does not have the checksum it was written with")
+                state = torch.load(io.BytesIO(contents[STATE]), map_location="cpu", weights_only=True)
+                return deserialize(contents[WEIGHTS]), state
+            except Exception as error:  # noqa: BLE001 - zip, pickle and format errors have no common base
+                folder = f"{self._url}/{name}"
                 warnings.warn(f"the checkpoint {folder} is damaged ({error}); the one before it is used.", stacklevel=2)
         return None
 
     def remove(self) -> None:
-        """Remove all: the run has its record."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # other runs may have theirs beside it
-            self._folder.parent.rmdir()
+        """Remove all checkpoints, once the run has its record; what cannot be removed stays."""
+        with contextlib.suppress(Exception):
+            if self._fs.exists(self._folder):
+                self._fs.rm(self._folder, recursive=True)
+        with contextlib.suppress(Exception):  # other runs may have theirs beside it
+            self._fs.rmdir(self._folder.rpartition("/")[0])
 
-    def _found(self) -> list[Path]:
-        """Newest first."""
-        return sorted(self._folder.glob("step-*"), reverse=True)
+    def last_step(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return max((int(name.removeprefix("step-")) for name in self._complete()), default=0)
 
+    def _discard(self, name: str) -> None:
+        """Remove a checkpoint, its checksums first: what a kill leaves of it is none."""
+        folder = f"{self._folder}/{name}"
+        for path in (f"{folder}/{SUMS}", folder):
+            if self._fs.exists(path):
+                self._fs.rm(path, recursive=path == folder)
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def _found(self) -> list[str]:
+        """The names of what there is, complete or not: newest first, and what is not complete last."""
+        complete = self._complete()
+        names = {str(path).rstrip("/").rpartition("/")[2] for path in self._fs.glob(f"{self._folder}/step-*")}
+        return complete + sorted(names - set(complete))
 
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a folder, durable; only POSIX systems can open a folder for that."""
-    if path.is_dir() and os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _complete(self) -> list[str]:
+        """The names of the checkpoints that have their checksums, newest first."""
+        self._fs.invalidate_cache()
+        return sorted(
+            (str(path).split("/")[-2] for path in self._fs.glob(f"{self._folder}/step-*/{SUMS}")), reverse=True
+        )

@@ -12,7 +12,7 @@ Outputs = Tensor | dict[str, Tensor]
 
 
 def main_logits(outputs: Outputs) -> Tensor:
-    """The logits that count: the only ones, or those of the main head."""
+    """The logits of the main head, or the only ones."""
     return outputs["out"] if isinstance(outputs, dict) else outputs
 
 
@@ -29,8 +29,7 @@ class ImageLogits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``N×C×H×W`` to logits ``N×num_classes``."""
-        maps: Tensor = self.network(x)["out"]
-        return maps.mean((2, 3))
+        return main_logits(self.network(x)).mean((2, 3))
 
 
 def mean_iou(confusion: Sequence[Sequence[float]]) -> float:

@@ -8,29 +8,31 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.config import Budget, Recipe
+from bench.training.averaging import WeightAverage
 from bench.training.checkpoint import Checkpoints
+from bench.training.distributed import ALONE, Ranks
 from bench.training.evaluation import Evaluation
-from bench.training.optim import lr_factor
+from bench.training.lookahead import Lookahead
+from bench.training.optim import is_part_of, lr_factor
 from bench.training.progress import Clock, Meter, Row, Training
 from bench.training.step import fitting_step, warm_up
 
 STEP_COST = 3
-"""Multiply-accumulates of a training step in units of the forward pass."""
+"""Multiply-accumulates of a training step, relative to the forward pass."""
 
 
 class Batches(Protocol):
-    """Where training batches come from, on the device: images ``B×C×H×W`` and what they are.
+    """Training batches, on the device: images ``B×C×H×W`` and their targets.
 
-    Targets are labels ``B``, shares of the classes ``B×K``, or a label for each pixel ``B×H×W``.
+    Targets are labels ``B``, class probabilities ``B×K``, or a label for each pixel ``B×H×W``.
     """
 
     batch_size: int
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, from the batch ``start`` on."""
@@ -50,26 +52,30 @@ def fit(
     target_top1: float | None = None,
     report: Callable[[Row, float], None] = lambda row, share: None,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Train ``model`` in place until the budget is spent or the loss is no longer finite (``diverged``).
 
     Args:
-        model: on the device of the batches; it ends with the averaged weights where the recipe averages.
-        optimizer: over the model's parameters, its learning rates at their peak.
+        model: on the device of the batches; it ends up with the averaged weights if the recipe averages.
+        optimizer: over the model's parameters, with peak learning rates.
         batches: the training images.
-        recipe: what else to do.
+        recipe: schedule, augmented loss, clipping, averaging, fine-tuning.
         budget: when to stop; under epochs or MACs the result is a function of the model, the batches and the recipe
             alone, under seconds also of the machine's speed.
         autocast: compute in bfloat16.
         macs: of one image's forward pass; needed for a budget in MACs.
         head: names of the modules that the recipe's ``head_epochs`` train alone.
-        evaluate_val: looks at ``val`` after each epoch, off the clock.
-        target_top1: on ``val``; when it is first reached is noted.
+        evaluate_val: evaluates ``val`` after each epoch, off the clock.
+        target_top1: accuracy on ``val``; the result says when it was first reached.
         report: called with the row so far and the share of the budget spent, about twice a second and at each epoch's
             end.
-        checkpoints: where the training goes on from, to end as if it had never stopped.
+        checkpoints: where to resume from and to save to; a resumed training ends as one that never stopped.
+        ranks: the processes that train together, each on its slice of every batch; all have the same batches, and the
+            first one's clock and checkpoints count.
 
-    ``history`` gets a row an epoch, also for one that the budget cuts short. Out of memory halves the micro-batch.
+    ``history`` gets one row per epoch, also for one that the budget cuts short. An out-of-memory error halves the
+    micro-batch.
     """
     device = next(model.parameters()).device
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -77,23 +83,34 @@ def fit(
     total_steps = _count_steps(budget, batches, macs)
     # Reading a loss makes the CPU wait for the GPU; on the CPU itself it is free.
     check_every = 1 if device.type == "cpu" else 50
-    training, clock = Training(micro_batch_size=batches.batch_size), Clock(device)
-    meter = Meter(training, batches.batch_size, device)
-    average = None
-    if recipe.ema is not None:
-        average_fn = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
-        average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True)
+    training, clock = Training(micro_batch_size=ranks.largest_part(batches.batch_size)), Clock(device)
+    meter = Meter(training, batches.batch_size, device, ranks)
 
-    warm_up(model, next(batches.epoch(0)), recipe, autocast, training)
-    if checkpoints is not None and (saved := checkpoints.load()) is not None:
-        _restore(saved, model, optimizer, average, training, meter, clock)
+    first_part = ranks.own(*next(batches.epoch(0)))
+    warm_up(model, first_part, recipe, autocast, training, ranks)
+    head_was_alone = False
+    # After the warm-up, in which a model may make buffers.
+    average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
+    lookahead = Lookahead(model, recipe.lookahead) if recipe.lookahead else None
+    if checkpoints is not None and (saved := ranks.from_first(checkpoints.load)) is not None:
+        _restore(saved, device, model, optimizer, average, lookahead, training, meter, clock, ranks)
 
     def spent() -> float:
-        return training.step / total_steps if total_steps else clock.seconds / (budget.seconds or 1.0)
+        if total_steps:
+            return training.step / total_steps
+        return ranks.first([clock.seconds])[0] / (budget.seconds or 1.0)
+
+    def save(checkpoints: Checkpoints) -> None:
+        state = _state(device, optimizer, average, lookahead, training, meter, clock, ranks)
+        if ranks.rank == 0:
+            checkpoints.save(training.step, model.state_dict(), state)
 
     while training.status == "running":
         head_alone = training.epoch < recipe.head_epochs
-        _set_mode(model, trainable, head if head_alone else None)
+        _set_mode(model, trainable, head if head_alone else None, recipe.freeze_batch_norm)
+        if head_alone is not head_was_alone:  # torch.compile compiles a network whose gradients are others anew
+            warm_up(model, first_part, recipe, autocast, training, ranks)
+            head_was_alone = head_alone
         clock.resume()
         for images, targets in batches.epoch(training.epoch, start=meter.steps):
             share = spent()
@@ -104,19 +121,25 @@ def fit(
             schedule = lr_factor(recipe, (share - training.head_share) / (1 - training.head_share))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = recipe.head_lr if head_alone else peak * schedule
-            loss, logits = fitting_step(model, optimizer, images, targets, recipe, autocast, training)
+            images, targets = ranks.own(images, targets)
+            loss, logits = fitting_step(
+                model, optimizer, images, targets, recipe, autocast, training, ranks, batches.batch_size
+            )
             if average is not None:
-                average.update_parameters(model)
+                average.update(model)
             training.step += 1
+            if lookahead is not None:
+                lookahead.update(training.step, spent())
             meter.add(loss, logits, targets)
+            row_is_due, save_is_due = ranks.first([meter.is_due(), checkpoints is not None and checkpoints.is_due()])
             if training.step % check_every == 0:
                 if not meter.is_finite():
                     break
-                if meter.is_due():
+                if row_is_due:
                     report(meter.row(clock.seconds, optimizer), spent())
-            if checkpoints is not None and checkpoints.is_due():
+            if checkpoints is not None and save_is_due:
                 clock.pause()
-                checkpoints.save(training.step, model.state_dict(), _state(optimizer, average, training, meter, clock))
+                save(checkpoints)
                 clock.resume()
         clock.pause()
         finite = meter.is_finite()
@@ -129,27 +152,31 @@ def fit(
         training.epoch += 1
         training.seconds = clock.seconds
         training.images_seen = training.step * batches.batch_size
-        meter = Meter(training, batches.batch_size, device)
+        meter = Meter(training, batches.batch_size, device, ranks)
         if not finite:
             training.status = "diverged"
         elif spent() >= 1:
             training.status = "completed"
         if checkpoints is not None:
-            checkpoints.save(training.step, model.state_dict(), _state(optimizer, average, training, meter, clock))
-    if average is not None and average.n_averaged > 0:
+            save(checkpoints)
+    if average is not None and average.updates > 0:
         model.load_state_dict(average.module.state_dict())
+    if lookahead is not None and training.status == "completed":
+        lookahead.finish()
     return training
 
 
-def _set_mode(model: nn.Module, trainable: list[nn.Parameter], head_alone: Collection[str] | None) -> None:
-    """Training mode; with ``head_alone`` nothing outside those modules moves, batch-norm statistics included."""
+def _set_mode(
+    model: nn.Module, trainable: list[nn.Parameter], head_alone: Collection[str] | None, freeze_batch_norm: bool
+) -> None:
+    """Training mode; with ``head_alone`` all else is frozen. Frozen batch norms keep their statistics."""
 
     def moves(name: str) -> bool:
-        return head_alone is None or any(name == each or name.startswith(f"{each}.") for each in head_alone)
+        return head_alone is None or is_part_of(name, head_alone)
 
     model.train()
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and not moves(name):
+        if isinstance(module, _BatchNorm) and (freeze_batch_norm or not moves(name)):
             module.eval()
     ours = set(map(id, trainable))  # of the rest, some are frozen for good
     for name, parameter in model.named_parameters():
@@ -158,7 +185,7 @@ def _set_mode(model: nn.Module, trainable: list[nn.Parameter], head_alone: Colle
 
 
 def _count_steps(budget: Budget, batches: Batches, macs: int) -> int | None:
-    """Steps that the budget allows, at least one; None under a budget of seconds."""
+    """Steps that the budget allows, at least one; None if it is in seconds."""
     if budget.epochs is not None:
         return budget.epochs * len(batches)
     if budget.macs is not None:
@@ -175,41 +202,61 @@ def _look_at_val(evaluation: Evaluation, target_top1: float | None, row: Row, tr
 
 
 def _state(
-    optimizer: torch.optim.Optimizer, average: AveragedModel | None, training: Training, meter: Meter, clock: Clock
+    device: torch.device,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    lookahead: Lookahead | None,
+    training: Training,
+    meter: Meter,
+    clock: Clock,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    """All that the rest of a training depends on, but for the weights.
+    """Everything except the weights that the rest of a training depends on.
 
-    Order and augmentation are functions of (seed, epoch); dropout draws from torch's own streams.
+    Order and augmentation are functions of (seed, epoch); dropout draws from torch's global generators, of which each
+    rank has its own.
     """
+    own = {
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+    first, *others = ranks.gather(own)
     return {
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict() if average is not None else None,
+        "slow": lookahead.slow if lookahead is not None else None,
         "training": vars(training),
         "meter": meter.state(),
         "seconds": clock.seconds,
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        **first,
+        **({"other_ranks": others} if others else {}),
     }
 
 
 def _restore(
     saved: tuple[dict[str, Tensor], dict[str, Any]],
+    device: torch.device,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: WeightAverage | None,
+    lookahead: Lookahead | None,
     training: Training,
     meter: Meter,
     clock: Clock,
+    ranks: Ranks,
 ) -> None:
     weights, state = saved
     model.load_state_dict(weights)
     optimizer.load_state_dict(state["optimizer"])
     if average is not None:
         average.load_state_dict(state["average"])
+    if lookahead is not None:
+        lookahead.load(state["slow"])
     for name, value in state["training"].items():
         setattr(training, name, value)
     meter.restore(state["meter"])
     clock.set(state["seconds"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    own = state if ranks.rank == 0 else state["other_ranks"][ranks.rank - 1]
+    torch.set_rng_state(own["rng"])
+    if device.type == "cuda":  # of this GPU alone: the next machine may have fewer
+        torch.cuda.set_rng_state(own["cuda_rng"], device)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bench.config import (
     Budget,
     Plan,
+    Rates,
     list_plans,
     list_recipes,
     load_plan,
@@ -21,7 +22,7 @@ RESOLVED = {"data_sha256": "0" * 64, "device": "cpu", "threads": 2, "autocast": 
 
 
 def expand(plan: Plan, models=("lenet5",)):
-    return plan.expand(models=models, **RESOLVED)
+    return plan.expand(models=dict.fromkeys(models, Rates(0.1, 5e-4)), **RESOLVED)
 
 
 @pytest.mark.parametrize("name", list_plans())
@@ -44,20 +45,10 @@ def test_runs_are_models_times_seeds_each_with_its_own_id():
     assert all("/" not in run.run_id for run in runs)
 
 
-def test_run_id_depends_on_every_setting_and_on_nothing_else():
-    plan = load_plan("quick")
-    base = expand(plan)[0]
-    assert expand(load_plan("quick"))[0].run_id == base.run_id
-    changes = [
-        {"recipe.lr": 0.5},
-        {"seeds": [1]},
-        {"budget": {"epochs": 2}},
-        {"measure.seconds": 3.0},
-        {"val_fraction": 0.2},
-    ]
-    changed = {expand(load_plan("quick", change))[0].run_id for change in changes}
-    assert len(changed) == len(changes)
-    assert base.run_id not in changed
+def test_models_of_one_seed_are_run_with_the_first():
+    plan = load_plan("quick", {"seeds": [3, 4]})
+    runs = plan.expand(models=dict.fromkeys(["a", "b"], Rates(0.1, 5e-4)), one_seed=["b"], **RESOLVED)
+    assert [(run.model, run.seed) for run in runs] == [("a", 3), ("b", 3), ("a", 4)]
 
 
 def test_override_lays_over_a_named_recipe():
@@ -156,3 +147,28 @@ def test_seeds(text, expected):
 def test_bad_seeds(text):
     with pytest.raises(ConfigError, match="--seeds"):
         parse_seeds(text)
+
+
+def test_a_plan_says_what_is_different_on_a_gpu_and_overrides_hold_for_both():
+    plan = load_plan("cifar10")
+    assert (plan.recipe.name, plan.recipe.batch_size) == ("steady", 32)
+    assert (plan.gpu.recipe.name, plan.gpu.recipe.batch_size) == ("fast-512", 512)
+    assert plan.gpu.measure.batch_sizes == (1, 32, 128, 512, 2048)
+    assert (plan.gpu.models, plan.gpu.seeds, plan.gpu.budget) == (plan.models, plan.seeds, plan.budget)
+    assert plan.gpu.gpu is None
+    chosen = load_plan("cifar10", {"recipe": "classic", "recipe.batch_size": 64, "measure.seconds": 1.0, "seeds": [7]})
+    for each in (chosen, chosen.gpu):
+        assert (each.recipe.name, each.recipe.batch_size) == ("classic", 64)
+        assert (each.measure.seconds, each.seeds) == (1.0, (7,))
+    assert chosen.measure.batch_sizes != chosen.gpu.measure.batch_sizes
+    assert load_plan("cifar10", {"gpu.measure.batch_size": 9}).gpu.measure.batch_size == 9
+
+
+def test_a_wrong_key_for_a_gpu_is_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('models = ["lenet5"]\n[gpu]\nmesure = 3\n')
+    with pytest.raises(ConfigError, match=r"no key 'gpu\.mesure'\. Did you mean 'measure'"):
+        load_plan(str(path))
+    path.write_text('models = ["lenet5"]\ngpu = 3\n')
+    with pytest.raises(ConfigError, match="gpu = 3 is not possible"):
+        load_plan(str(path))

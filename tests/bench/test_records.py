@@ -18,6 +18,7 @@ from bench.records import (
     read_record,
     read_records,
     record_path,
+    record_paths,
     save_record,
 )
 
@@ -146,3 +147,24 @@ def test_full_disk_keeps_the_old_record(tmp_path, small_disk):
         save_record(make_record("r", environment={"pad": "x" * 4_000_000}), small_disk)
     assert read_record(path) == make_record("r")
     assert [entry.name for entry in (small_disk / "runs").iterdir()] == ["r.json"]
+
+
+def test_a_newer_record_keeps_the_earlier_one(tmp_path):
+    started = ["2026-01-02T03:04:05+00:00", "2026-01-03T03:04:05+00:00", "2026-01-04T03:04:05+00:00"]
+    first, second, third = (make_record(environment={"started_at": time}) for time in started)
+    for record in (first, second, second, third):
+        save_record(record, tmp_path)
+    assert read_records(tmp_path) == ([third], [])
+    paths = record_paths(tmp_path, earlier=True)
+    assert [Path(path).relative_to(tmp_path).as_posix() for path in paths] == [
+        "runs/lenet5-s0-abc.json",
+        "earlier/lenet5-s0-abc-20260102T030405.json",
+        "earlier/lenet5-s0-abc-20260103T030405.json",
+    ]
+    assert [read_record(path) for path in paths] == [third, first, second]
+
+
+def test_a_failure_is_replaced_and_not_kept(tmp_path):
+    save_record(make_record(status="failed"), tmp_path)
+    save_record(make_record(), tmp_path)
+    assert len(record_paths(tmp_path, earlier=True)) == 1

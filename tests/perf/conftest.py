@@ -1,8 +1,9 @@
-"""Speed is told as a ratio of two things measured side by side; nothing here passes or fails by the clock."""
+"""Speed is reported as a ratio of two things measured side by side; no test here has a threshold on time."""
 
 import pytest
 
-from bench.environment import describe_machine, keep_allocator_pages
+from bench.device import keep_allocator_pages
+from bench.machine import describe_machine
 
 keep_allocator_pages()
 

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.measure.throughput import median_interval
+from bench.timing.repeats import median_interval
 
 
 @dataclass(frozen=True)

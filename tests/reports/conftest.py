@@ -64,15 +64,17 @@ def zoo_records(seeds: int = 3, models: Sequence[str] = tuple(ZOO)) -> list[RunR
             img = float(speed * (1 + rng.normal(0, 0.02)))
             confusion = np.full((4, 4), 5.0) + np.diag([80.0, 85.0, 70.0, 60.0])
             history = [
-                {"epoch": e, "seconds": (e + 1) * 1e5 / img, "train_loss": 2 / (e + 1), "val_loss": 1.8 / (e + 1),
-                 "val_top1": top1 * (1 - 0.5 ** (e + 2))}
+                {"epoch": e, "seconds": (e + 1) * 1e5 / img, "images_seen": (e + 1) * 1e5 / 3,
+                 "train_loss": 2 / (e + 1), "val_loss": 1.8 / (e + 1), "val_top1": top1 * (1 - 0.5 ** (e + 2))}
                 for e in range(5)
             ]  # fmt: skip
             numbers = {
                 "params": params, "macs": macs, "activations": params // 3 + 20_000, "test_top1": top1,
                 "val_top1": top1, "throughput_img_per_s": img, "throughput_img_per_s_low": img * 0.98,
                 "throughput_img_per_s_high": img * 1.01, "train_throughput_img_per_s": img / 3,
-                "peak_memory_bytes": 300_000_000 + 16 * params, "train_seconds": 5e5 / img, "weights_sha256": "ab",
+                "peak_memory_bytes": 300_000_000 + 16 * params, "latency_p50_ms": 1234 / img, "epochs": 4.5 + seed / 10,
+                "throughput_batch_size": 128,
+                "train_seconds": 5e5 / img, "weights_sha256": "ab",
             }  # fmt: skip
             samples = {
                 "test_confusion": confusion.tolist(),

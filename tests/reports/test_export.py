@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from bench.errors import RecordError
+from reports.data.loading import load_history, load_runs
 from reports.export import export_runs
-from reports.loading import load_history, load_runs
 
 
 def test_every_format_holds_the_same_runs(zoo_results, tmp_path) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bench.measure.complexity import count_macs, count_params
+from bench.counting.complexity import count_macs, count_params
 from zoo import create_model, list_models, model_info
 from zoo.registry import representative_models
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.measure.complexity import count_complexity, count_params
-from bench.measure.receptive_field import count_receptive_field, probe_receptive_field
+from bench.counting.complexity import count_complexity, count_params
+from bench.counting.receptive_field import count_receptive_field, probe_receptive_field
 from zoo.layers import (
     ASPP,
     BasicBlock,

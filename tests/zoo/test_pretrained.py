@@ -87,7 +87,7 @@ def test_a_head_for_other_classes_stays_fresh(resnet18: nn.Module, tmp_path: Pat
     torch.save(resnet18.state_dict(), tmp_path / "seven.pt")
     model = create_model("resnet18", 4, 224)
     head = model.fc.weight.clone()
-    report = load_pretrained(model, model_info("resnet18"), tmp_path / "seven.pt")
+    report = load_pretrained(model, model_info("resnet18"), tmp_path / "seven.pt", (3, 224, 224))
     assert report.fresh == ("fc.weight", "fc.bias")
     assert set(report.loaded) == set(model.state_dict()) - set(report.fresh)
     assert torch.equal(model.fc.weight, head)
@@ -99,14 +99,14 @@ def test_a_head_of_another_make_stays_fresh(tmp_path: Path) -> None:
     for index, shape in ((0, (4, 9)), (3, (4, 4)), (6, (10, 4))):  # as torchvision's, in small
         state |= {f"classifier.{index}.weight": torch.zeros(shape), f"classifier.{index}.bias": torch.zeros(shape[0])}
     torch.save(state, tmp_path / "vgg.pt")
-    report = load_pretrained(create_model("vgg11"), model_info("vgg11"), tmp_path / "vgg.pt")
+    report = load_pretrained(create_model("vgg11"), model_info("vgg11"), tmp_path / "vgg.pt", (3, 32, 32))
     assert report.fresh == ("classifier.weight", "classifier.bias")
 
 
 def test_both_heads_of_a_segmentation_net_stay_fresh(tmp_path: Path) -> None:
     torch.save(create_model("deeplabv3_resnet50", 3, 96).state_dict(), tmp_path / "three.pt")
     model = create_model("deeplabv3_resnet50", 5, 96)
-    report = load_pretrained(model, model_info("deeplabv3_resnet50"), tmp_path / "three.pt")
+    report = load_pretrained(model, model_info("deeplabv3_resnet50"), tmp_path / "three.pt", (3, 96, 96))
     assert set(report.fresh) == {
         f"{head}.4.{part}" for head in ("classifier", "aux_classifier") for part in ("weight", "bias")
     }
@@ -138,7 +138,7 @@ def test_an_error_lists_what_does_not_fit(kind: str, listed: list[str], resnet18
     model = create_model("resnet18", CLASSES, 224)
     before = model.conv1.weight.clone()
     with pytest.raises(ZooError) as raised:
-        load_pretrained(model, model_info("resnet18"), tmp_path / "changed.pt")
+        load_pretrained(model, model_info("resnet18"), tmp_path / "changed.pt", (3, 224, 224))
     for text in listed:
         assert text in str(raised.value)
     assert torch.equal(model.conv1.weight, before)  # nothing is loaded by halves
@@ -195,7 +195,7 @@ def test_published_weights_that_do_not_exist_are_a_zoo_error() -> None:
     with pytest.raises(ZooError, match="no published weights of 'resnet20'"):
         create_model("resnet20", pretrained=True)
     with pytest.raises(ZooError, match="no published weights"):
-        preprocessing("resnet20")
+        preprocessing(model_info("resnet20"))
 
 
 @pytest.mark.parametrize(
@@ -222,15 +222,15 @@ def test_the_head_is_found_and_replaced(name: str, head: tuple[str, ...]) -> Non
 
 
 def test_preprocessing_belongs_to_the_weights() -> None:
-    ours, theirs = preprocessing("resnet18"), torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+    ours, theirs = preprocessing(model_info("resnet18")), torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     assert list(ours.mean) == theirs.mean
     assert list(ours.std) == theirs.std
     assert (ours.input_size, ours.interpolation) == (224, "bilinear")
     assert ours.crop_pct == pytest.approx(224 / 256)
-    inception_like = preprocessing("xception")  # timm's: scaled to [-1, 1], its own size
+    inception_like = preprocessing(model_info("xception"))  # timm's: scaled to [-1, 1], its own size
     assert inception_like.mean == (0.5, 0.5, 0.5)
     assert inception_like.input_size == 299
-    assert preprocessing("timm/legacy_xception") == inception_like
+    assert preprocessing(model_info("timm/legacy_xception")) == inception_like
 
 
 OFFLINE = """

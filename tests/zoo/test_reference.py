@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo import create_model, list_models, model_info
 from zoo.external import load_reference_weights
-from zoo.registry import ZooError
+from zoo.info import ZooError
 
 REFERENCES = [name for name in list_models() if model_info(name).weights]
 PERIOD = 999_983  # a prime, so that the repeated numbers fall differently on every row

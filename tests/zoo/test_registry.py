@@ -1,3 +1,5 @@
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+import zoo
 from zoo import (
     DuplicateModelError,
     UnknownModelError,
@@ -28,7 +31,8 @@ USE_IT = """
 import json, sys
 from zoo import architectures
 architectures.__path__.append(sys.argv[1])
-from bench.card import describe, list_rows, render_card
+from bench.cli.card_table import render_card
+from bench.counting.card import describe, list_rows
 from zoo import create_model, list_models, model_info
 assert "foonet" in list_models()
 assert create_model("foonet", 5)[3].out_features == 5
@@ -110,7 +114,7 @@ def test_a_name_may_carry_options_of_its_builder():
         ("resnet81,x=1", "no architecture is named 'resnet81'"),
     ],
 )
-def test_wrong_options_in_a_name_are_told(name, message):
+def test_wrong_options_in_a_name_are_refused(name, message):
     with pytest.raises(ZooError, match=message):
         model_info(name)
 
@@ -122,3 +126,73 @@ def test_batch_norm_is_on_or_off_where_a_family_has_both():
     assert norms("vgg16,batch_norm=true") == norms("vgg16_bn") == 13
     assert norms("vgg16") == norms("simple_cnn,batch_norm=false") == 0
     assert norms("simple_cnn") == 3
+
+
+FOREIGN = """
+from torch import nn
+from zoo.registry import register_model
+
+@register_model(year=1999)
+def tiny(num_classes=10, input_size=32):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+def resnet18(num_classes=10, input_size=32):
+    return nn.Linear(num_classes, input_size)
+
+def broken(num_classes=10, input_size=32):
+    raise KeyError("weights")
+
+number = 3
+print("imported")
+"""
+ENTRY_POINTS = """[zoobench.models]
+tiny = foreign_nets:tiny
+small = foreign_nets:tiny
+other = foreign_nets:resnet18
+another = foreign_nets:resnet18
+resnet18 = foreign_nets:resnet18
+broken = foreign_nets:broken
+number = foreign_nets:number
+absent = no_such_module:net
+quits = quitting_nets:net
+"""
+LIST = """
+import json, warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import zoo
+    names = zoo.list_models()
+try:
+    zoo.create_model("broken")
+    error = ""
+except zoo.ZooError as raised:
+    error = str(raised)
+print(json.dumps({
+    "names": names, "error": error, "warnings": [str(each.message) for each in caught],
+    "years": [zoo.model_info(name).year for name in ("tiny", "small", "other")],
+    "resnet18": type(zoo.create_model("resnet18")).__name__,
+}))
+"""
+
+
+def test_models_of_other_packages_are_found_and_bad_ones_left_out_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "foreign_nets.py").write_text(FOREIGN)
+    (tmp_path / "quitting_nets.py").write_text("raise SystemExit(1)")
+    distribution = tmp_path / "foreign_nets-1.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign-nets\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text(ENTRY_POINTS)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(zoo.__file__).parents[1]}"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIST], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)  # nothing that the package prints is mixed in
+    assert {"tiny", "small", "other", "another", "broken", "lenet5"} <= set(found["names"])
+    assert not {"number", "absent", "quits"} & set(found["names"])
+    assert found["years"] == [1999, 1999, None]
+    assert found["resnet18"] == "ResNet"  # the first one keeps its name
+    left_out = " ".join(found["warnings"])
+    assert all(f"the model {name!r}" in left_out for name in ("resnet18", "number", "absent", "quits"))
+    assert len(found["warnings"]) == 4
+    assert "'broken', of another package, cannot be built (KeyError: 'weights')" in found["error"]

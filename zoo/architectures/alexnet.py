@@ -1,25 +1,26 @@
 """AlexNet: the network that won ImageNet 2012 and started deep learning's decade.
 
-Known for: ReLU, dropout, training on GPUs, and 60 million parameters of which 59 sit in three linear layers.
+Known for: ReLU, dropout, training on GPUs, and 60 million parameters, 59 million of them in three linear layers.
 
 `alexnet` is the one-column network of Krizhevsky 2014 (arXiv:1404.5997) as torchvision has it: no groups, no
 normalisation, average pooling to 6×6 before the head. Parts are named as in torchvision, so its state dicts load.
 
 `alexnet_2012` is the network of Krizhevsky, Sutskever, Hinton 2012 (NeurIPS): convolutions 2, 4 and 5 in two groups
 (the two GPUs), local response normalisation, overlapping pooling, 227×227 images (the paper prints 224, its
-arithmetic needs 227). Normalisation follows the paper's formula, without division by the window, which torch's has.
+arithmetic needs 227). Normalisation follows the paper's formula, which does not divide by the window as torch does.
 
 Small images (64 pixels or less): the form of bearpaw/pytorch-classification, about 2.5 million parameters at ten
-classes: first convolution 11×11 with stride 4 and padding 5, 2×2 pooling, one linear layer on 256 features. There both
-run; `alexnet_2012` keeps its groups and its normalisation, but starts from He's weights: the paper's deviation of 0.01
-is for its own widths, here the signal would vanish. (torchvision's own network cannot take 32×32 images.)
+classes: first convolution 11×11 with stride 4 and padding 5, 2×2 pooling, one linear layer on 256 features. Both have
+it; `alexnet_2012` keeps its groups and its normalisation, but is initialised after He et al.: the paper's standard
+deviation of 0.01 suits its own widths, here the signal would vanish. (torchvision's network cannot take 32×32 images.)
 """
 
 import torch
 from torch import nn
 
+from zoo.info import SMALL_INPUT_SIZE, Published
 from zoo.layers import init_kaiming
-from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+from zoo.registry import register_model
 
 SMALL_IMAGE = "the first convolution pads by 5, pooling is 2×2, and the head is one linear layer on 256 features"
 
@@ -61,7 +62,7 @@ class AlexNet(nn.Module):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 6)
         self.classifier = nn.Linear(256, num_classes) if small else _mlp(256 * 6 * 6, num_classes, drop_rate)
-        init_kaiming(self)  # torchvision leaves PyTorch's default, from which the network takes epochs to start
+        init_kaiming(self)  # from PyTorch's default, which torchvision keeps, the network takes epochs to start
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``N×C×H×W`` to logits ``N×num_classes``."""

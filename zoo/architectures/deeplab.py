@@ -1,14 +1,14 @@
 """DeepLab: dilated convolutions and a pyramid of dilation rates (Chen et al. 2017, arXiv:1706.05587).
 
-Known for: maps stay large because the last stages dilate instead of striding, and `ASPP` reads them at several scales.
+Known for: maps stay large because the last stages dilate instead of striding, and `ASPP` sees them at several scales.
 
 `deeplabv3_resnet50` and `_resnet101` segment: torchvision's networks, their parts under its names, with the auxiliary
 head; the output is a dict of logit maps at the images' size, ``out`` and ``aux``, as there. `deeplabv3_resnet18` is the
 same on basic blocks, which torchvision does not dilate, and by default without the auxiliary head.
 
 `deeplab_resnet18` and `_resnet50` classify: the same dilated backbone and pyramid, then global average pooling and a
-linear layer. That form has no paper; equal parameters at a larger map is the question of Dilated Residual Networks (Yu,
-Koltun, Funkhouser 2017, arXiv:1705.09914).
+linear layer. No paper has that form; what larger maps buy at equal parameters is the question of Dilated Residual
+Networks (Yu, Koltun, Funkhouser 2017, arXiv:1705.09914).
 
 ``output_stride`` 8, 16 or 32 is counted as in the papers, with the stem's factor of 4; it changes no parameter. 16 is
 the default on ResNet-18 and of the classification form, 8 that of torchvision's networks.
@@ -21,16 +21,18 @@ Small images (64 pixels or less): ResNet's small-image stem, so that maps are fo
 says: 8×8 at 32 pixels and output stride 16.
 """
 
+import functools
+
 import torch
 from torch import nn
 
 from zoo.architectures.fcn import FCNHead, SegmentationNet
 from zoo.architectures.resnet import ResNetTrunk
+from zoo.info import SMALL_INPUT_SIZE, Published, Register
 from zoo.layers import ASPP, BasicBlock, Bottleneck, ConvNormAct
-from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+from zoo.registry import register_model
 
 PAPER = "Chen et al. 2017, Rethinking atrous convolution for semantic image segmentation, arXiv:1706.05587"
-SOURCE = "torchvision weights metadata"
 SMALL_IMAGE = (
     "the stem is a 3×3 convolution with stride 1 and there is no max-pooling, so maps are four times as wide; "
     "the dilation rates shrink to the map"
@@ -74,7 +76,10 @@ class DeepLabV3(SegmentationNet):
         )
 
 
-@register_model(paper=PAPER, year=2017, task="segmentation", recipe=RECIPE, small_image=SMALL_IMAGE)
+_register: Register = functools.partial(register_model, paper=PAPER, year=2017, recipe=RECIPE, small_image=SMALL_IMAGE)
+
+
+@_register(task="segmentation")
 def deeplabv3_resnet18(
     num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 16, aux_loss: bool = False
 ) -> DeepLabV3:
@@ -82,36 +87,21 @@ def deeplabv3_resnet18(
     return DeepLabV3(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
-@register_model(
-    paper=PAPER,
-    year=2017,
-    task="segmentation",
-    published=Published(params=42_004_074, gmacs=178.722, num_classes=21, source=SOURCE),
-    weights="torchvision/deeplabv3_resnet50",
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def deeplabv3_resnet50(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
-) -> DeepLabV3:
-    """Segmentation on ResNet-50 at output stride 8."""
-    return DeepLabV3(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride, aux_loss)
+def _register_torchvision(name: str, depths: tuple[int, int, int, int], *, params: int, gmacs: float) -> None:
+    @_register(
+        name=name,
+        task="segmentation",
+        published=Published(params=params, gmacs=gmacs, num_classes=21, source="torchvision weights metadata"),
+        weights=f"torchvision/{name}",
+    )
+    def build(
+        num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
+    ) -> DeepLabV3:
+        return DeepLabV3(Bottleneck, depths, num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
-@register_model(
-    paper=PAPER,
-    year=2017,
-    task="segmentation",
-    published=Published(params=60_996_202, gmacs=258.743, num_classes=21, source=SOURCE),
-    weights="torchvision/deeplabv3_resnet101",
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def deeplabv3_resnet101(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
-) -> DeepLabV3:
-    """Segmentation on ResNet-101 at output stride 8."""
-    return DeepLabV3(Bottleneck, (3, 4, 23, 3), num_classes, input_size, in_chans, output_stride, aux_loss)
+_register_torchvision("deeplabv3_resnet50", (3, 4, 6, 3), params=42_004_074, gmacs=178.722)
+_register_torchvision("deeplabv3_resnet101", (3, 4, 23, 3), params=60_996_202, gmacs=258.743)
 
 
 class DeepLabClassifier(nn.Module):
@@ -140,28 +130,18 @@ class DeepLabClassifier(nn.Module):
         return logits
 
 
-@register_model(
-    paper=PAPER,
-    year=2017,
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-    representative=True,
-)
-def deeplab_resnet18(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
-) -> DeepLabClassifier:
-    """Classification on a dilated ResNet-18."""
-    return DeepLabClassifier(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride)
+def _register_classifier(
+    name: str,
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: tuple[int, int, int, int],
+    representative: bool = False,
+) -> None:
+    @_register(name=name, representative=representative)
+    def build(
+        num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
+    ) -> DeepLabClassifier:
+        return DeepLabClassifier(block, depths, num_classes, input_size, in_chans, output_stride)
 
 
-@register_model(
-    paper=PAPER,
-    year=2017,
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def deeplab_resnet50(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
-) -> DeepLabClassifier:
-    """Classification on a dilated ResNet-50."""
-    return DeepLabClassifier(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride)
+_register_classifier("deeplab_resnet18", BasicBlock, (2, 2, 2, 2), representative=True)
+_register_classifier("deeplab_resnet50", Bottleneck, (3, 4, 6, 3))

@@ -1,26 +1,29 @@
 """FCN: fully convolutional networks (Long, Shelhamer, Darrell 2015, arXiv:1411.4038).
 
-Known for: a classifier's linear layers are 1×1 convolutions, so it labels every pixel in one pass; the map, coarse by
-the backbone's stride, is enlarged to the image.
+Known for: a classifier's linear layers become 1×1 convolutions, so that one pass labels every pixel; the map, coarse
+because of the backbone's stride, is upsampled to the size of the image.
 
 Departures from the paper, shared with torchvision: a ResNet in place of VGG, one 3×3 convolution before the scores, no
-skip connections from finer maps, and the enlargement is bilinear, not learnt. `fcn_resnet50` is torchvision's network,
+skip connections from finer maps, and upsampling is bilinear, not learnt. `fcn_resnet50` is torchvision's network,
 its parts under its names, at output stride 8 and with the auxiliary head; the output is a dict of logit maps at the
-images' size, ``out`` and ``aux``, as there. `fcn_resnet18` keeps the classifier's stride of 32: the plain strided head,
-against which `deeplab.py` shows what dilation buys. ``output_stride`` (8, 16 or 32) dilates the last stages instead of
+images' size, ``out`` and ``aux``, as there. `fcn_resnet18` keeps the classifier's stride of 32: the baseline against
+which `deeplab.py` shows what dilation buys. ``output_stride`` (8, 16 or 32) dilates the last stages instead of
 striding; it changes no parameter.
 
 Small images (64 pixels or less): ResNet's small-image stem, so that maps are four times as large as ``output_stride``
 says: 4×4 at 32 pixels and output stride 32.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from zoo.architectures.resnet import ResNetTrunk
+from zoo.info import SMALL_INPUT_SIZE, Published, Register
 from zoo.layers import BasicBlock, Bottleneck, ConvNormAct
-from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+from zoo.registry import register_model
 
 PAPER = "Long et al. 2015, Fully convolutional networks for semantic segmentation, arXiv:1411.4038"
 SMALL_IMAGE = "the stem is a 3×3 convolution with stride 1 and there is no max-pooling, so maps are four times as wide"
@@ -80,7 +83,12 @@ def _fcn(
     )
 
 
-@register_model(paper=PAPER, year=2015, task="segmentation", recipe=RECIPE, small_image=SMALL_IMAGE)
+register: Register = functools.partial(
+    register_model, paper=PAPER, year=2015, task="segmentation", recipe=RECIPE, small_image=SMALL_IMAGE
+)
+
+
+@register()
 def fcn_resnet18(
     num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 32, aux_loss: bool = False
 ) -> SegmentationNet:
@@ -88,14 +96,9 @@ def fcn_resnet18(
     return _fcn(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss)
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    task="segmentation",
+@register(
     published=Published(params=35_322_218, gmacs=152.717, num_classes=21, source="torchvision weights metadata"),
     weights="torchvision/fcn_resnet50",
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
 )
 def fcn_resnet50(
     num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True

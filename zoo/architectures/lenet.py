@@ -2,8 +2,8 @@
 
 Known for: convolution, subsampling and shared weights as we still use them, on 32×32 images of one channel.
 
-`lenet5` is the form that courses and frameworks mean by the name (as in "Dive into Deep Learning", 7.6): every map of
-C3 sees all of S2, subsampling is plain average pooling without parameters, ReLU replaces the scaled tanh, and the
+`lenet5` is what courses and frameworks mean by the name (as in "Dive into Deep Learning", 7.6): every map of C3
+sees all of S2, subsampling is plain average pooling without parameters, ReLU replaces the scaled tanh, and the
 output is a linear layer. 61,706 parameters with one channel, 62,006 with three. The first linear layer grows with the
 image. Images below 32 pixels are padded with zeros to 32, as the paper places its 28×28 digits in a 32×32 field.
 
@@ -12,18 +12,25 @@ trainable subsampling, activation 1.7159·tanh(2x/3), and an output of radial ba
 Departures:
 - the logits are the negative squared distances to the codes, so that a cross-entropy loss applies (the paper's
   criterion, equation 9, is that loss with one more, constant class);
-- the codes of the digits are drawn after figure 3, the paper prints no table of them; with another number of classes
-  than ten they are random ±1 codes from a fixed seed (the paper's text says that random codes serve as well);
-- a larger image makes C5 a map (so says the paper); its average is taken.
+- the digits' codes follow figure 3, as the paper prints no table of them; for any other number of classes than ten
+  they are random ±1 codes from a fixed seed (the paper says that random codes serve as well);
+- on larger images C5 yields a map, as the paper says; it is averaged.
 """
 
+import functools
+import itertools
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.registry import Published, register_model
+from zoo.info import Published, Register
+from zoo.registry import register_model
+
+register: Register = functools.partial(
+    register_model, paper="LeCun et al. 1998, Gradient-based learning applied to document recognition", year=1998
+)
 
 FIELD = 32
 """Side of the paper's input field in pixels."""
@@ -58,9 +65,7 @@ class LeNet5(nn.Module):
         return logits
 
 
-@register_model(
-    paper="LeCun et al. 1998, Gradient-based learning applied to document recognition",
-    year=1998,
+@register(
     published=Published(
         params=61_706,
         gmacs=0.000416520,
@@ -104,7 +109,7 @@ def output_codes(num_classes: int) -> torch.Tensor:
     """The fixed codes of the output, ``num_classes×84`` of ±1."""
     if num_classes == len(DIGITS):
         rows = [[int(row, 16) >> (6 - column) & 1 for row in digit.split() for column in range(7)] for digit in DIGITS]
-        return torch.tensor(rows, dtype=torch.float32) * 2 - 1
+        return torch.tensor([[2 * bit - 1 for bit in row] for row in rows], dtype=torch.float32)
     generator = torch.Generator().manual_seed(num_classes)
     bits = torch.randint(2, (num_classes, 84), generator=generator, device="cpu")
     return bits.to(torch.get_default_device()).float() * 2 - 1
@@ -135,15 +140,20 @@ class Subsampling(nn.Module):
 class SparseConv(nn.Module):
     """C3: 5×5 convolutions, each output map over its own selection of the input maps."""
 
+    chans: torch.Tensor
+
     def __init__(self, inputs: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        self.inputs = inputs
-        self.convs = nn.ModuleList(nn.Conv2d(len(chans), 1, 5) for chans in inputs)
+        self.sizes = [len(chans) for chans in inputs]
+        # A buffer: of lists, a GPU would get a copy for each map in each forward pass.
+        self.register_buffer("chans", torch.tensor(list(itertools.chain(*inputs))), persistent=False)
+        self.convs = nn.ModuleList(nn.Conv2d(size, 1, 5) for size in self.sizes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``N×6×H×W`` to ``N×16×(H−4)×(W−4)``."""
-        maps = [conv(x[:, list(chans)]) for chans, conv in zip(self.inputs, self.convs, strict=True)]
-        return torch.cat(maps, dim=1)
+        ends = itertools.accumulate(self.sizes)
+        inputs = [self.chans[end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
+        return torch.cat([conv(x[:, chans]) for chans, conv in zip(inputs, self.convs, strict=True)], dim=1)
 
 
 class RadialBasisOutput(nn.Module):
@@ -208,9 +218,7 @@ class LeNet5Original(nn.Module):
         return convolutions + subsampling + weights["f6"] + self.output.codes.numel()
 
 
-@register_model(
-    paper="LeCun et al. 1998, Gradient-based learning applied to document recognition",
-    year=1998,
+@register(
     published=Published(params=60_000, num_classes=10, in_chans=1, source="the paper, section II.B; table I"),
     recipe={"lr": 0.01, "weight_decay": 0.0},
     small_image="nothing changes at 32 pixels, its own size; at 64 C5 becomes a map and is averaged",

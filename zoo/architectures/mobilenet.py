@@ -1,28 +1,31 @@
 """MobileNets: networks for phones (Howard et al. 2017, arXiv:1704.04861; Sandler et al. 2018, arXiv:1801.04381).
 
 Known for: V1 replaced standard convolutions by depthwise separable ones throughout and scales all widths by one
-multiplier; V2 turned the residual block inside out (narrow between blocks, wide and depthwise within).
+multiplier (``separable=false`` builds the network with standard convolutions that the paper's table 4 compares with,
+``width`` any width); V2 turned the residual block inside out (narrow between blocks, wide and depthwise within).
 
-Departures: V1 uses ReLU6 as timm's weights do (the paper says ReLU, its released code ReLU6) and pads symmetrically
-where TensorFlow pads to the right; V2 is torchvision's, dropout 0.2 before the classifier. V1's parts carry our names;
-`MobileNetV1.reference_keys` translates timm's.
+Departures: V1 uses ReLU6 as timm's weights do (the paper says ReLU, its released code ReLU6; ``act=relu`` chooses the
+paper's, which weights of kuangliu/pytorch-cifar need) and pads symmetrically where TensorFlow pads to the right; V2 is
+torchvision's, with dropout 0.2 before the classifier. V1's parts have names of our own; `MobileNetV1.reference_keys`
+translates timm's.
 
-Small images (64 pixels or less): early strides are 1, no weight changes its shape. V1: the stem's (kuangliu/
+Small images (64 pixels or less): early strides are 1; no weight changes its shape. V1: the stem's (kuangliu/
 pytorch-cifar, 46 million multiply-accumulates at 32×32); V2: the stem's and that of the 24-channel stage (kuangliu and
 chenyaofo/pytorch-cifar-models, 88 million).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from zoo.info import SMALL_INPUT_SIZE, Published, ZooError, did_you_mean
 from zoo.layers import ConvNormAct, DepthwiseSeparableConv, init_kaiming
-from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+from zoo.registry import register_model
 
-V1_PAPER = "Howard et al. 2017, MobileNets, arXiv:1704.04861"
-V1_SMALL_IMAGE = "the stem's stride is 1"
 RECIPE = {"lr": 0.1, "weight_decay": 4e-5}  # the small decay alone is worth three points to V2
+
+ACTS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
 
 # Stages of table 1: (output channels, blocks, stride of the first block).
 V1_STAGES = ((64, 1, 1), (128, 2, 2), (256, 2, 2), (512, 6, 2), (1024, 2, 2))
@@ -42,18 +45,30 @@ class MobileNetV1(nn.Module):
         r"^blocks\.(\d+)\.(\d+)\.conv_pw\.": r"stages.\1.\2.pointwise.",
     }
 
-    def __init__(self, num_classes: int, input_size: int, in_chans: int, width: float, drop_rate: float) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        input_size: int,
+        in_chans: int,
+        width: float,
+        drop_rate: float,
+        act: str,
+        separable: bool = True,
+    ) -> None:
         super().__init__()
-        chans = int(32 * width)
+        if act not in ACTS:
+            raise ZooError(f"act={act} is not possible: expected {' or '.join(ACTS)}.{did_you_mean(act, ACTS)}")
+        chans = max(int(32 * width), 1)
         stem_stride = 1 if input_size <= SMALL_INPUT_SIZE else 2
-        self.stem = ConvNormAct(in_chans, chans, kernel_size=3, stride=stem_stride, act=nn.ReLU6)
+        self.stem = ConvNormAct(in_chans, chans, kernel_size=3, stride=stem_stride, act=ACTS[act])
         self.stages = nn.Sequential()
         for base_chans, depth, stride in V1_STAGES:
-            out_chans = int(base_chans * width)
+            out_chans = max(int(base_chans * width), 1)
             stage = nn.Sequential()
             for index in range(depth):
                 block_stride = stride if index == 0 else 1
-                stage.append(DepthwiseSeparableConv(chans, out_chans, stride=block_stride, act=nn.ReLU6))
+                block = DepthwiseSeparableConv if separable else ConvNormAct
+                stage.append(block(chans, out_chans, kernel_size=3, stride=block_stride, act=ACTS[act]))
                 chans = out_chans
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -68,70 +83,41 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-@register_model(
-    paper=V1_PAPER,
-    year=2017,
-    published=Published(
-        params=4_231_976, gmacs=0.569, source="the paper, table 6 (4.2 M, 569 M); timm mobilenetv1_100"
-    ),
+def _register_v1(name: str, base_width: float, *, params: int, gmacs: float, source: str, **facts: Any) -> None:
+    @register_model(
+        name=name,
+        paper="Howard et al. 2017, MobileNets, arXiv:1704.04861",
+        year=2017,
+        published=Published(params=params, gmacs=gmacs, source=source),
+        recipe=RECIPE,
+        small_image="the stem's stride is 1",
+        **facts,
+    )
+    def build(
+        num_classes: int = 1000,
+        input_size: int = 224,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        act: str = "relu6",
+        separable: bool = True,
+        width: float = base_width,
+    ) -> MobileNetV1:
+        return MobileNetV1(num_classes, input_size, in_chans, width, drop_rate, act, separable)
+
+
+_register_v1(
+    "mobilenet_v1",
+    base_width=1.0,
+    params=4_231_976,
+    gmacs=0.569,
+    source="the paper, table 6 (4.2 M, 569 M); timm mobilenetv1_100",
     weights="timm/mobilenetv1_100",
-    recipe=RECIPE,
-    small_image=V1_SMALL_IMAGE,
     representative=True,
 )
-def mobilenet_v1(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
-) -> MobileNetV1:
-    """The full width."""
-    return MobileNetV1(num_classes, input_size, in_chans, 1.0, drop_rate)
-
-
-@register_model(
-    paper=V1_PAPER,
-    year=2017,
-    published=Published(
-        params=2_585_560, gmacs=0.325, source="the paper, table 6 (2.6 M, 325 M); Keras MobileNet to the digit"
-    ),
-    recipe=RECIPE,
-    small_image=V1_SMALL_IMAGE,
-)
-def mobilenet_v1_075(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
-) -> MobileNetV1:
-    """0.75 of all widths."""
-    return MobileNetV1(num_classes, input_size, in_chans, 0.75, drop_rate)
-
-
-@register_model(
-    paper=V1_PAPER,
-    year=2017,
-    published=Published(
-        params=1_331_592, gmacs=0.149, source="the paper, table 6 (1.3 M, 149 M); Keras MobileNet to the digit"
-    ),
-    recipe=RECIPE,
-    small_image=V1_SMALL_IMAGE,
-)
-def mobilenet_v1_050(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
-) -> MobileNetV1:
-    """0.5 of all widths."""
-    return MobileNetV1(num_classes, input_size, in_chans, 0.5, drop_rate)
-
-
-@register_model(
-    paper=V1_PAPER,
-    year=2017,
-    published=Published(
-        params=470_072, gmacs=0.041, source="the paper, table 6 (0.5 M, 41 M); Keras MobileNet to the digit"
-    ),
-    recipe=RECIPE,
-    small_image=V1_SMALL_IMAGE,
-)
-def mobilenet_v1_025(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.0
-) -> MobileNetV1:
-    """0.25 of all widths."""
-    return MobileNetV1(num_classes, input_size, in_chans, 0.25, drop_rate)
+KERAS = "the paper, table 6 (2.6 M, 325 M; 1.3 M, 149 M; 0.5 M, 41 M); Keras MobileNet to the digit"
+_register_v1("mobilenet_v1_075", base_width=0.75, params=2_585_560, gmacs=0.325, source=KERAS)
+_register_v1("mobilenet_v1_050", base_width=0.5, params=1_331_592, gmacs=0.149, source=KERAS)
+_register_v1("mobilenet_v1_025", base_width=0.25, params=470_072, gmacs=0.041, source=KERAS)
 
 
 class InvertedResidual(nn.Module):

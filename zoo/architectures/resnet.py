@@ -1,6 +1,6 @@
 """ResNet: residual learning (He, Zhang, Ren, Sun 2015, arXiv:1512.03385), the ImageNet networks of table 1.
 
-Known for: identity shortcuts, which made networks of a hundred layers trainable; still the yardstick.
+Known for: identity shortcuts, which made networks of a hundred layers trainable. Still the yardstick.
 
 Departure from the paper, shared with torchvision and all of its weights: in a bottleneck the stride sits on the 3×3
 convolution ("v1.5"). Parts are named as in torchvision, so its state dicts load as they are.
@@ -12,8 +12,9 @@ same; the convention of kuangliu/pytorch-cifar and of the cutout paper's code (u
 import torch
 from torch import nn
 
+from zoo.info import SMALL_INPUT_SIZE, Published, ZooError
 from zoo.layers import BasicBlock, Bottleneck, init_kaiming
-from zoo.registry import SMALL_INPUT_SIZE, Published, ZooError, register_model
+from zoo.registry import register_model
 
 PAPER = "He et al. 2015, Deep residual learning for image recognition, arXiv:1512.03385"
 SMALL_IMAGE = "the stem is a 3×3 convolution with stride 1 and there is no max-pooling, so maps are four times as wide"
@@ -105,77 +106,34 @@ class ResNet(ResNetTrunk):
         return logits
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=11_689_512, gmacs=1.814, source=SOURCE),
-    weights="torchvision/resnet18",
-    recipe={"lr": 0.1, "weight_decay": 5e-4},
-    small_image=SMALL_IMAGE,
-    representative=True,
-)
-def resnet18(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
-) -> ResNet:
-    """18 layers of basic blocks."""
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, zero_init_residual)
+def _register(
+    name: str,
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: tuple[int, int, int, int],
+    *,
+    params: int,
+    gmacs: float,
+    lr: float,
+    representative: bool = False,
+) -> None:
+    @register_model(
+        name=name,
+        paper=PAPER,
+        year=2015,
+        published=Published(params=params, gmacs=gmacs, source=SOURCE),
+        weights=f"torchvision/{name}",
+        recipe={"lr": lr, "weight_decay": 5e-4},
+        small_image=SMALL_IMAGE,
+        representative=representative,
+    )
+    def build(
+        num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
+    ) -> ResNet:
+        return ResNet(block, depths, num_classes, input_size, in_chans, zero_init_residual)
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=21_797_672, gmacs=3.664, source=SOURCE),
-    weights="torchvision/resnet34",
-    recipe={"lr": 0.1, "weight_decay": 5e-4},
-    small_image=SMALL_IMAGE,
-)
-def resnet34(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
-) -> ResNet:
-    """34 layers of basic blocks."""
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, input_size, in_chans, zero_init_residual)
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=25_557_032, gmacs=4.089, source=SOURCE),
-    weights="torchvision/resnet50",
-    recipe={"lr": 0.05, "weight_decay": 5e-4},
-    small_image=SMALL_IMAGE,
-)
-def resnet50(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
-) -> ResNet:
-    """50 layers of bottlenecks."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, zero_init_residual)
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=44_549_160, gmacs=7.801, source=SOURCE),
-    weights="torchvision/resnet101",
-    recipe={"lr": 0.05, "weight_decay": 5e-4},
-    small_image=SMALL_IMAGE,
-)
-def resnet101(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
-) -> ResNet:
-    """101 layers of bottlenecks."""
-    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, input_size, in_chans, zero_init_residual)
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=60_192_808, gmacs=11.514, source=SOURCE),
-    weights="torchvision/resnet152",
-    recipe={"lr": 0.05, "weight_decay": 5e-4},
-    small_image=SMALL_IMAGE,
-)
-def resnet152(
-    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, zero_init_residual: bool = False
-) -> ResNet:
-    """152 layers of bottlenecks."""
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, input_size, in_chans, zero_init_residual)
+_register("resnet18", BasicBlock, (2, 2, 2, 2), params=11_689_512, gmacs=1.814, lr=0.1, representative=True)
+_register("resnet34", BasicBlock, (3, 4, 6, 3), params=21_797_672, gmacs=3.664, lr=0.1)
+_register("resnet50", Bottleneck, (3, 4, 6, 3), params=25_557_032, gmacs=4.089, lr=0.05)
+_register("resnet101", Bottleneck, (3, 4, 23, 3), params=44_549_160, gmacs=7.801, lr=0.05)
+_register("resnet152", Bottleneck, (3, 8, 36, 3), params=60_192_808, gmacs=11.514, lr=0.05)

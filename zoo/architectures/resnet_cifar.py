@@ -5,16 +5,24 @@ Known for: the experiment itself. With shortcuts 56 layers are better than 20, w
 6n+2 layers: a 3×3 stem, three stages of n basic blocks with 16, 32 and 64 channels, global average pooling, a linear
 layer. All shortcuts are free of parameters: where the shape changes, every second pixel and zeros for the new channels
 (option A). The plain networks (``plain20``, ``plain56``) are the same without shortcuts, hence with the same count.
-No departure; the zeros come after the old channels, which the paper leaves open.
+
+No departure from the paper, but two choices that other code makes otherwise, as options:
+- ``shortcut_padding``: the paper does not say where the zeros go. ``end``, after the old channels, is ours; ``both``,
+  half before and half after, is that of akamaster/pytorch_resnet_cifar10. Weights for one do not work with the other,
+  though all shapes agree; left open, ``end`` is built and loading takes what the weights are known to need.
+- ``shortcut=projection``: 1×1 convolutions where the shape changes (option B), as in chenyaofo/pytorch-cifar-models.
 
 32×32 is the canonical size; nothing changes at any other.
 """
 
+from typing import get_args
+
 import torch
 from torch import nn
 
-from zoo.layers import BasicBlock, Shortcut, init_kaiming
-from zoo.registry import Published, register_model
+from zoo.info import Published, ZooError, did_you_mean
+from zoo.layers import BasicBlock, Padding, Shortcut, ZeroPadShortcut, init_kaiming
+from zoo.registry import register_model
 
 PAPER = "He et al. 2015, Deep residual learning for image recognition, arXiv:1512.03385, section 4.2"
 SOURCE = "the paper's table 6, rounded there; to the digit: akamaster/pytorch_resnet_cifar10's networks"
@@ -28,8 +36,18 @@ class CifarResNet(nn.Module):
     ``depth`` is 6n+2, n the blocks of a stage.
     """
 
-    def __init__(self, depth: int, num_classes: int, in_chans: int, shortcut: Shortcut = "zero_pad") -> None:
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        in_chans: int,
+        shortcut: Shortcut = "zero_pad",
+        shortcut_padding: Padding | None = None,
+    ) -> None:
         super().__init__()
+        _check_choice("shortcut", shortcut, get_args(Shortcut))
+        if shortcut_padding is not None:
+            _check_choice("shortcut_padding", shortcut_padding, get_args(Padding))
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -40,6 +58,9 @@ class CifarResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, num_classes)
         init_kaiming(self)
+        for module in self.modules():
+            if isinstance(module, ZeroPadShortcut):
+                module.padding = shortcut_padding or "end"
 
     @staticmethod
     def _stage(in_chans: int, width: int, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
@@ -54,93 +75,52 @@ class CifarResNet(nn.Module):
         return logits
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=269_722, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-    representative=True,
-)
-def resnet20(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """20 layers."""
-    del input_size  # fully convolutional
-    return CifarResNet(20, num_classes, in_chans)
+def _check_choice(option: str, value: str, possible: tuple[str, ...]) -> None:
+    if value not in possible:
+        raise ZooError(
+            f"{option}={value} is not possible: expected {' or '.join(possible)}.{did_you_mean(str(value), possible)}"
+        )
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=464_154, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def resnet32(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """32 layers."""
-    del input_size  # fully convolutional
-    return CifarResNet(32, num_classes, in_chans)
+def _register(depth: int, params: int, representative: bool = False) -> None:
+    @register_model(
+        name=f"resnet{depth}",
+        paper=PAPER,
+        year=2015,
+        published=Published(params=params, num_classes=10, source=SOURCE),
+        recipe=RECIPE,
+        small_image=SMALL_IMAGE,
+        representative=representative,
+    )
+    def build(
+        num_classes: int = 10,
+        input_size: int = 32,
+        in_chans: int = 3,
+        shortcut: Shortcut = "zero_pad",
+        shortcut_padding: Padding | None = None,
+    ) -> CifarResNet:
+        del input_size  # fully convolutional
+        return CifarResNet(depth, num_classes, in_chans, shortcut, shortcut_padding)
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=658_586, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def resnet44(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """44 layers."""
-    del input_size  # fully convolutional
-    return CifarResNet(44, num_classes, in_chans)
+def _register_plain(depth: int, params: int) -> None:
+    @register_model(
+        name=f"plain{depth}",
+        paper=PAPER,
+        year=2015,
+        published=Published(params=params, num_classes=10, source=SOURCE),
+        recipe=RECIPE,
+        small_image=SMALL_IMAGE,
+    )
+    def build(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
+        del input_size  # fully convolutional
+        return CifarResNet(depth, num_classes, in_chans, "none")
 
 
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=853_018, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def resnet56(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """56 layers."""
-    del input_size  # fully convolutional
-    return CifarResNet(56, num_classes, in_chans)
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=1_727_962, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def resnet110(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """110 layers."""
-    del input_size  # fully convolutional
-    return CifarResNet(110, num_classes, in_chans)
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=269_722, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def plain20(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """20 layers, no shortcuts."""
-    del input_size  # fully convolutional
-    return CifarResNet(20, num_classes, in_chans, "none")
-
-
-@register_model(
-    paper=PAPER,
-    year=2015,
-    published=Published(params=853_018, num_classes=10, source=SOURCE),
-    recipe=RECIPE,
-    small_image=SMALL_IMAGE,
-)
-def plain56(num_classes: int = 10, input_size: int = 32, in_chans: int = 3) -> CifarResNet:
-    """56 layers, no shortcuts."""
-    del input_size  # fully convolutional
-    return CifarResNet(56, num_classes, in_chans, "none")
+_register(20, params=269_722, representative=True)
+_register(32, params=464_154)
+_register(44, params=658_586)
+_register(56, params=853_018)
+_register(110, params=1_727_962)
+_register_plain(20, params=269_722)
+_register_plain(56, params=853_018)

@@ -9,8 +9,9 @@ import itertools
 import torch
 from torch import nn
 
+from zoo.info import Published
 from zoo.layers import ConvNormAct
-from zoo.registry import Published, register_model
+from zoo.registry import register_model
 
 
 class SimpleCNN(nn.Module):

@@ -1,9 +1,9 @@
 """Xception: depthwise separable convolutions with residuals throughout (Chollet 2016, arXiv:1610.02357).
 
-Known for: Inception's idea taken to its end; at Inception-v3's size it beat it, and DeepLab-v3+ took it as backbone.
+Known for: Inception's idea taken to its end. It beat Inception-v3 at equal size and became DeepLab-v3+'s backbone.
 
-Held against timm's ``legacy_xception``, whose weights are a port of the author's: no activation between the halves of a
-separable convolution, and 3×3 max-pooling with padding 1 where Keras pads "same". Parts are named as there, except that
+Checked against timm's ``legacy_xception``, whose weights are a port of the author's: no activation between the halves
+of a separable convolution, and 3×3 max-pooling with padding 1 where Keras pads "same". Parts are named as there, but
 a separable convolution's halves are ``depthwise`` and ``pointwise`` (`Xception.reference_keys`).
 
 Small images (64 pixels or less): the stem and block 3 have stride 1 and the stem pads, so the middle flow works on 8×8
@@ -16,8 +16,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from zoo.info import SMALL_INPUT_SIZE, Published
 from zoo.layers import DepthwiseSeparableConv, init_kaiming
-from zoo.registry import SMALL_INPUT_SIZE, Published, register_model
+from zoo.registry import register_model
 
 
 class XceptionBlock(nn.Module):

@@ -53,12 +53,13 @@ def test_archive_and_folder_give_the_same_images(tmp_path, unpacked):
             archive.extractall(tmp_path, filter="data")
         path = tmp_path / FOLDER
     cifar = source(path)
-    images, labels = cifar.decode("train", 32, silent)
+    decoded = cifar.decode("train", 32, silent)
+    images, labels = decoded.images, decoded.labels
     assert images.shape == (100, 3, 32, 32)
     assert np.array_equal(images[20], BATCHES["data_batch_2"]["data"][0].reshape(3, 32, 32))
     assert labels[:20].tolist() == BATCHES["data_batch_1"]["labels"]
     assert cifar.classes() == tuple(META["label_names"])
-    assert cifar.decode("test", 64, silent)[0].shape == (20, 3, 64, 64)
+    assert cifar.decode("test", 64, silent).images.shape == (20, 3, 64, 64)
 
 
 class Trap:

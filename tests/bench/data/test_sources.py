@@ -1,6 +1,8 @@
+import hashlib
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bench.data import cache
-from bench.data.sources import hold_out, limit, load_dataset
+from bench.data.decoding import DECODER_VERSION
+from bench.data.image_folder import ImageFolder
+from bench.data.images import silent
+from bench.data.parquet import Parquet
+from bench.data.sources import hold_out, limit, load_dataset, split_train
 from bench.errors import DataError
 
 CLASSES = ["cat", "dog"]
@@ -137,9 +143,10 @@ def test_second_load_reads_the_cache_and_maps_it(shards, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no index"])
-def test_damaged_cache_is_built_again_and_said(shards, damage):
+def test_damaged_cache_is_built_again_and_said(shards, damage, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOBENCH_CACHE", str(tmp_path / "cache"))
     dataset = load_dataset(f"parquet:{shards}")
-    folder = cache.cache_folder() / "datasets" / dataset.sha256
+    (folder,) = (cache.cache_folder() / "datasets").iterdir()
     images = np.array(dataset.train.images)
     file = folder / "train_images.npy"
     if damage == "truncate":
@@ -153,6 +160,100 @@ def test_damaged_cache_is_built_again_and_said(shards, damage):
     with pytest.warns(UserWarning, match="damaged"):
         again = load_dataset(f"parquet:{shards}")
     assert np.array_equal(again.train.images, images)
+
+
+@pytest.mark.parametrize("file", ["folder", "parquet"])
+def test_a_decoder_that_changes_some_pixels_changes_the_identity_of_those_data_sets_only(
+    folders, shards, file, monkeypatch
+):
+    name = f"folder:{folders}" if file == "folder" else f"parquet:{shards}"
+
+    def add(pixels):
+        if file == "folder":
+            (folders / "test" / "cat" / "0.png").write_bytes(encode(pixels))
+        else:
+            write_shard(shards / "test-00000-of-00001.parquet", [encode(pixels)], [0])
+
+    deep, plain = random_pixels(1)[..., 0].astype(np.uint16) * 257, random_pixels(1)
+    found = []
+    for pixels in (deep, plain):
+        add(pixels)
+        before = load_dataset(name)
+        monkeypatch.setattr("bench.data.sources.DECODER_VERSION", 3)
+        assert load_dataset(name).sha256 == before.sha256  # what is cached apart is the same data set
+        monkeypatch.undo()
+        content = ImageFolder(folders) if file == "folder" else Parquet(shards)
+        identity = f"{content.content_sha256(silent)} size=32 decoder={2 if pixels is deep else 1}"
+        found.append(before.sha256 == hashlib.sha256(identity.encode()).hexdigest())
+    assert found == [True, True]
+
+
+def test_pixels_of_an_earlier_decoder_are_not_taken_from_the_cache(folders, monkeypatch):
+    name = f"folder:{folders}"
+    load_dataset(name)
+    monkeypatch.setattr("bench.data.sources.DECODER_VERSION", DECODER_VERSION + 1)
+    monkeypatch.setattr("bench.data.sources.ImageFolder.decode", None)
+    with pytest.raises(TypeError, match="not callable"):  # it is decoded again
+        load_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["1", "1"], ["'1' more than once"]),
+        (["3"], ["single class '3'", "Two classes"]),
+        (["1", "10"], ["no class '10'"]),
+    ],
+)
+def test_classes_that_cannot_be_told_apart(classes, expected):
+    refuses("digits", *expected, classes=classes)
+
+
+def test_a_mosaic_of_one_class_has_its_background_besides():
+    dataset = load_dataset("mosaic:digits", size=16, classes=["3"])
+    assert dataset.classes == ("background", "3")
+    refuses("mosaic:digits", "'3' more than once", size=16, classes=["3", "3"])
+
+
+def test_a_folder_of_a_single_class(folders):
+    for split in ("train", "test"):
+        shutil.rmtree(folders / split / "dog")
+    refuses(f"folder:{folders}", "single class 'cat'")
+
+
+def test_chosen_classes_that_a_split_lacks(shards):
+    write_shard(shards / "test-00000-of-00001.parquet", [encode(random_pixels(1))], [2], classes=["cat", "dog", "eel"])
+    for path in shards.glob("train-*"):
+        write_shard(path, [encode(random_pixels(1))] * 2, [0, 1], classes=["cat", "dog", "eel"])
+    refuses(f"parquet:{shards}", "'test'", "no images of cat, dog", classes=["cat", "dog"])
+
+
+def test_class_names_that_repeat(shards):
+    for path in shards.glob("*.parquet"):
+        write_shard(path, [encode(random_pixels(1))], [0], classes=["cat", "cat"])
+    refuses(f"parquet:{shards}", "'cat' more than once")
+
+
+def test_a_val_that_would_be_empty_is_refused_where_it_is_needed():
+    labels = np.repeat(np.arange(10), 4)
+    train, val = split_train(labels, None, 0.1)
+    assert (len(train), len(val)) == (40, 0)
+    with pytest.raises(DataError, match=r"target_top1 is looked for on 'val'.*Raise val_fraction"):
+        split_train(labels, None, 0.1, needs_val=True)
+    train, val = split_train(labels, None, 0.25, needs_val=True)
+    assert np.bincount(labels[val]).tolist() == [1] * 10
+    assert np.array_equal(np.sort(np.concatenate([train, val])), np.arange(40))
+
+
+def test_a_val_that_takes_everything_is_refused():
+    with pytest.raises(DataError, match="leaves none to train on"):
+        split_train(np.arange(5), None, 0.9)
+
+
+def test_a_limit_comes_before_val_is_held_out():
+    labels = np.repeat(np.arange(2), 50)
+    train, val = split_train(labels, 40, 0.25)
+    assert np.array_equal(np.sort(np.concatenate([train, val])), limit(100, 40))
 
 
 def refuses(name, *expected, **options):

@@ -235,3 +235,30 @@ def test_mixup_and_cutmix_together_take_turns_at_random():
             assert torch.allclose(mixed, lam * plain + (1 - lam) * plain.roll(1, 0), atol=1e-3)
     # 100 coins: standard deviation 5; a share of 1 or 0 to the last digit looks like a paste.
     assert 30 < sum(kinds) < 70
+
+
+def test_brightness_and_contrast_shift_and_scale_each_image_as_a_whole():
+    images = copies(noise()[0], 200)
+    plain = images[0].float()
+    ((found, _),) = epoch_of(images, brightness=20.0, contrast=0.25)
+    factors = (found[:, 0, 0, 0] - found[:, 1, 3, 3]) / (plain[0, 0, 0] - plain[1, 3, 3])
+    shifts = found[:, 0, 0, 0] / factors - plain[0, 0, 0]
+    restored = found / factors.view(-1, 1, 1, 1) - shifts.view(-1, 1, 1, 1)
+    assert torch.allclose(restored, plain.expand_as(found), atol=0.05)
+    for values, low, high in ((factors, 0.75, 1.25), (shifts, -20, 20)):
+        assert low <= values.min() < low + 0.05 * (high - low)
+        assert high - 0.05 * (high - low) < values.max() <= high
+    assert torch.equal(epoch_of(images, brightness=20.0, contrast=0.25)[0][0], found)
+    assert not torch.equal(epoch_of(images, brightness=20.0, contrast=0.25, epoch=1)[0][0], found)
+
+
+def test_images_are_small_in_the_first_epochs():
+    images = noise(6)
+    small, plain = ({"small_size": 8, "small_epochs": 2} | extra for extra in ({}, {"small_epochs": 0}))
+    for epoch, size in ((0, 8), (1, 8), (2, 16)):
+        ((found, labels),) = epoch_of(images, epoch=epoch, **small)
+        ((whole, same),) = epoch_of(images, epoch=epoch, **plain)
+        assert found.shape[2:] == (size, size)
+        assert torch.equal(labels, same)
+        # Antialiased halving is no mean of four, but keeps the mean of the image.
+        assert torch.allclose(found.mean((2, 3)), whole.mean((2, 3)), atol=4)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import random
@@ -8,10 +9,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
-from bench.training.checkpoint import STATE, WEIGHTS, Checkpoints
+import bench.training.checkpoint
+from bench.training.checkpoint import STATE, SUMS, WEIGHTS, Checkpoints
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,7 +28,7 @@ from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.sources import load_dataset
 from bench.data.transforms import Augmentation
-from bench.stages import hash_weights
+from bench.training.weights import hash_weights
 from bench.training.checkpoint import Checkpoints
 from bench.training.evaluation import evaluate
 from bench.training.loop import fit
@@ -77,7 +80,18 @@ CASES = {
     "lenet5": {"schedule": "one_cycle", "warmup": 0.3, "clip_grad_norm": 1.0},
     "simple_cnn": {"optimizer": "adamw", "ema": 0.9, "mixup": 0.2, "drop_rate": 0.5},
     "resnet20": {"optimizer": "adam", "schedule": "linear", "head_epochs": 1, "head_lr": 1e-2, "flip": "alternating"},
-    "mobilenet_v1_025": {"cutmix": 1.0, "cutout": 8, "crop_fill": "reflect", "label_smoothing": 0.1},
+    "mobilenet_v1_025": {
+        "cutmix": 1.0,
+        "cutout": 8,
+        "crop_fill": "reflect",
+        "label_smoothing": 0.1,
+        "brightness": 0.1,
+        "optimizer": "muon",
+        "lookahead": 2,
+        "small_size": 24,
+        "small_epochs": 1,
+        "norm_bias_lr_factor": 8.0,
+    },
     "lenet5_1998": {"schedule": "step", "randaugment": 1, "momentum": 0.0},
 }
 KILLS = 5
@@ -103,7 +117,8 @@ def folder(tmp_path):
 
 
 def train(trainer, name, folder, kill_after=None):
-    """Train in a process of its own; kill it after so many steps were begun. Returns its last words, or None."""
+    """Train in a process of its own; kill it when it begins step ``kill_after``. Returns what it printed
+    at its end, or None."""
     trainer.stdin.write(json.dumps([name, str(folder), CASES[name]]) + "\n")
     trainer.stdin.flush()
     # What a killed one had still to say comes first.
@@ -145,22 +160,29 @@ def test_the_newest_is_loaded_and_two_are_kept(tmp_path):
     assert checkpoints.load() is None
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, STATE, "sha256.json"])
-@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
-def test_a_damaged_one_is_told_and_the_one_before_it_used(tmp_path, file, damage):
+@pytest.mark.parametrize("file", [WEIGHTS, STATE, SUMS])
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_a_damaged_one_is_reported_and_the_one_before_it_used(tmp_path, file, damage):
     checkpoints = make(tmp_path)
     path = tmp_path / "step-000000000003" / file
     if damage == "truncate":
         os.truncate(path, path.stat().st_size // 2)
-    elif damage == "flip":
+    else:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
-    else:
-        path.unlink()
     with pytest.warns(UserWarning, match="step-000000000003 is damaged"):
         weights, _ = checkpoints.load()
     assert weights["w"].tolist() == [2.0] * 3
+
+
+def test_one_without_checksums_is_none_and_goes_with_the_next_save(tmp_path):
+    checkpoints = make(tmp_path)
+    (tmp_path / "step-000000000003" / SUMS).unlink()
+    weights, _ = checkpoints.load()
+    assert weights["w"].tolist() == [2.0] * 3
+    checkpoints.save(4, {"w": torch.zeros(1)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000000002", "step-000000000004"]
 
 
 def test_all_damaged_is_a_fresh_start(tmp_path):
@@ -173,10 +195,76 @@ def test_all_damaged_is_a_fresh_start(tmp_path):
     assert len(caught) == 2
 
 
-def test_a_full_disk_leaves_the_ones_before(small_disk):
+class Payload:
+    """Pickled, it would make a file where it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_does_not_run_even_with_the_right_checksum(tmp_path):
+    checkpoints = make(tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints" / "step-000000000003"
+    torch.save({"state": Payload(tmp_path / "ran")}, folder / STATE)
+    sums = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, STATE)}
+    (folder / SUMS).write_text(json.dumps(sums))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert checkpoints.load()[0]["w"].tolist() == [2.0] * 3
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_is_a_warning_and_leaves_the_ones_before(small_disk):
     checkpoints = make(small_disk / "checkpoints")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.warns(UserWarning, match="No space left.*Training goes on"):
         checkpoints.save(4, {"w": torch.zeros(10**6)}, {})
+    assert checkpoints.failure == "No space left on device"
     weights, _ = checkpoints.load()
     assert weights["w"].tolist() == [3.0] * 3
     assert len(list((small_disk / "checkpoints").iterdir())) == 2
+    checkpoints.save(5, {"w": torch.zeros(1)}, {})
+    assert checkpoints.load()[0]["w"].tolist() == [0.0]
+
+
+def test_a_bucket_holds_checkpoints_as_a_folder_does():
+    folder = "memory://bucket/plan/checkpoints/run"
+    checkpoints = make(folder)
+    assert checkpoints.load()[0]["w"].tolist() == [3.0] * 3
+    memory = fsspec.filesystem("memory")
+    assert len(memory.glob("/bucket/plan/checkpoints/run/step-*")) == 2
+    memory.pipe_file(f"/bucket/plan/checkpoints/run/step-000000000003/{STATE}", b"")
+    with pytest.warns(UserWarning, match="memory://bucket/plan/checkpoints/run/step-000000000003 is damaged"):
+        assert Checkpoints(folder).load()[0]["w"].tolist() == [2.0] * 3
+    checkpoints.remove()
+    assert checkpoints.load() is None
+    assert not memory.exists("/bucket/plan/checkpoints")
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("root", ["memory://interrupted", "local"])
+def test_a_writer_interrupted_between_any_two_writes_leaves_a_whole_checkpoint(root, tmp_path, monkeypatch):
+    write = bench.training.checkpoint.write_atomically
+    for allowed in range(3):
+        folder = f"{root if '://' in root else tmp_path}/{allowed}"
+        checkpoints = make(folder)
+        left = [allowed]
+
+        def interrupt(path, content, left=left):
+            if not left[0]:
+                raise KilledError
+            left[0] -= 1
+            write(path, content)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("bench.training.checkpoint.write_atomically", interrupt)
+            with pytest.raises(KilledError):
+                checkpoints.save(4, {"w": torch.zeros(3)}, {})
+            left[0] = allowed
+            with pytest.raises(KilledError):  # again at a step that has one
+                checkpoints.save(3, {"w": torch.zeros(3)}, {})
+        assert Checkpoints(folder).load()[0]["w"].tolist() == [2.0] * 3

@@ -10,6 +10,7 @@ from bench.config import Budget, Recipe
 from bench.data.augment import BatchStream, Normalization
 from bench.data.sources import load_dataset
 from bench.data.transforms import Augmentation
+from bench.training.checkpoint import Checkpoints
 from bench.training.evaluation import evaluate
 from bench.training.loop import fit
 from bench.training.optim import create_optimizer
@@ -182,6 +183,48 @@ def test_averaged_weights_are_the_exponential_mean_of_the_trajectory(digits):
     assert not torch.allclose(net.fc3.weight, after_each_step[-1], atol=1e-5)
 
 
+class MakesBuffers(nn.Module):
+    """Makes two buffers in its first forward pass, one of which was None, and may give a third another shape."""
+
+    def __init__(self, inner, reshapes):
+        super().__init__()
+        self.inner, self.reshapes = inner, reshapes
+        self.register_buffer("size", torch.zeros(1))
+        self.register_buffer("mask", None)
+
+    def forward(self, x):
+        if not hasattr(self, "grid"):
+            self.register_buffer("grid", torch.ones(1, 1, *x.shape[2:]))
+        if self.mask is None:
+            self.mask = torch.ones_like(self.grid)
+        if self.reshapes:
+            self.size = torch.zeros(len(x))
+        return self.inner(x * self.grid * self.mask)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_buffers_that_a_network_makes_in_its_forward_pass_change_nothing(digits, ema, tmp_path):
+    recipe = Recipe(optimizer="adamw", lr=2e-3, ema=ema)
+    trained = []
+    # Averaging, torch's own, takes buffers that keep their shape.
+    for wrap in (lambda net: net, lambda net: MakesBuffers(net, reshapes=ema is None)):
+        torch.manual_seed(0)
+        net = wrap(zoo.create_model("lenet5"))
+        fit(
+            net,
+            create_optimizer(net, recipe, 2e-3, 0.0),
+            digits[0](),
+            recipe,
+            Budget(epochs=2),
+            evaluate_val=lambda net: evaluate(net, digits[1], 10),
+            checkpoints=Checkpoints(tmp_path / str(len(trained))),
+        )
+        trained.append(net)
+    plain, lazy = trained
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), lazy.inner.parameters(), strict=True))
+    assert evaluate(plain, digits[1], 10) == evaluate(lazy, digits[1], 10)
+
+
 def test_what_is_evaluated_is_what_is_kept(digits):
     recipe = Recipe(optimizer="adamw", lr=2e-3, ema=0.95)
     net, training = train(
@@ -219,6 +262,23 @@ def test_a_frozen_backbone_does_not_move_while_the_head_trains_alone_and_moves_a
     first_share = (1 + math.cos(math.pi * 29 / 30)) / 2
     assert training.history[2]["lr"] == pytest.approx(0.01 * first_share, rel=0.2)
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_frozen_batch_norms_keep_their_statistics_and_train_their_scales(digits):
+    torch.manual_seed(0)
+    net = zoo.create_model("simple_cnn")
+    start = {key: value.clone() for key, value in net.state_dict().items()}
+    recipe = Recipe(optimizer="adamw", lr=2e-3, freeze_batch_norm=True)
+    fit(
+        net,
+        create_optimizer(net, recipe, 2e-3, 0.0),
+        digits[0](),
+        recipe,
+        Budget(epochs=1),
+        evaluate_val=lambda net: evaluate(net, digits[1], 10),
+    )
+    kept = {key for key, value in net.state_dict().items() if torch.equal(value, start[key])}
+    assert kept == {key for key in start if "running_" in key or "num_batches" in key}
 
 
 def test_a_budget_in_macs_is_that_many_steps(digits):
@@ -310,6 +370,56 @@ def test_test_flip_averages_the_logits_of_the_mirrored_image():
     plain, flipped = (evaluate(Reads(), OneImage(), 2, test_flip=flip) for flip in (False, True))
     assert plain.loss == pytest.approx(math.log(1 + math.exp(-3)), rel=1e-5)
     assert flipped.loss == pytest.approx(math.log(2), rel=1e-5)  # 2.5 against 2.5
+
+
+class Corner(nn.Module):
+    """Two classes: how bright the upper left pixel is, and one half."""
+
+    def forward(self, x):
+        return torch.stack([x[:, 0, 0, 0], torch.full_like(x[:, 0, 0, 0], 0.5)], dim=1)
+
+
+def test_shifted_views_count_half_and_only_those_of_the_least_certain_images():
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+
+    class Images:
+        def in_order(self):
+            yield torch.cat([image, 100 * (image + 1)]), torch.tensor([0, 0])
+
+    def logit_of(upper_left, up_left, down_right):
+        return (upper_left + (up_left + down_right) / 2) / 2
+
+    # Padded by reflection, what is up-left of pixel (0, 0) is pixel (1, 1); shifted the other way (1, 1) comes there.
+    shifted = [logit_of(0, 4, 4), logit_of(100, 500, 500)]
+    for share, expected in ((1.0, shifted), (0.5, [shifted[0], 100])):
+        found = evaluate(Corner(), Images(), 2, test_shift=1, test_share=share)
+        logits = torch.tensor([[logit, 0.5] for logit in expected])
+        assert found.loss == pytest.approx(F.cross_entropy(logits, torch.tensor([0, 0])).item(), rel=1e-5)
+        assert (found.top1, found.single_view_top1) == (1.0, 0.5)
+    assert evaluate(Corner(), Images(), 2).single_view_top1 is None
+
+
+class Halves(nn.Module):
+    """As `Reads`, after it has changed its input in place."""
+
+    def forward(self, x):
+        return Reads()(x.mul_(0.5)) * 2
+
+
+def test_each_pass_of_a_mirrored_test_gets_its_own_images():
+    plain, in_place = (evaluate(model, OneImage(), 2, test_flip=True).loss for model in (Reads(), Halves()))
+    assert in_place == pytest.approx(plain, rel=1e-6)
+
+
+def test_logits_that_are_not_finite_are_counted_as_wrong_and_named():
+    logits = torch.tensor([[2.0, 1.0], [math.nan, 1.0], [1.0, math.inf], [0.0, 1.0]])
+    result = evaluate(Fixed(logits), Pairs(torch.tensor([0, 0, 1, 1])), 2)
+    assert result.not_finite == 2
+    assert result.top1 == 0.5
+    assert math.isnan(result.loss)
+    assert result.confusion == [[1, 0], [0, 1]]
+    assert sum(row[2] for row in result.calibration) == 2
+    assert evaluate(Fixed(logits[[0, 3]]), Pairs(torch.tensor([0, 1])), 2).not_finite == 0
 
 
 class Maps(nn.Module):

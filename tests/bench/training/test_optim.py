@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bench.config import Recipe
-from bench.training.optim import create_optimizer, lr_factor, peak_lr, weight_decay
+from bench.errors import ConfigError
+from bench.training.optim import create_optimizer, lr_factor, peak_lr, rate_factors, weight_decay
 
 
 def small_net():
@@ -64,6 +65,13 @@ def test_recipe_goes_before_the_architecture_and_is_scaled_with_the_batch():
     assert weight_decay(Recipe(), None) == 5e-4
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_no_other_optimizer_takes_the_rate_that_is_given_for_sgd(optimizer):
+    with pytest.raises(ConfigError, match=f"'classic' leaves lr open under '{optimizer}'.*--set recipe.lr=1e-3"):
+        peak_lr(Recipe(name="classic", optimizer=optimizer), 0.1, 128)
+    assert peak_lr(Recipe(optimizer=optimizer, lr=1e-3), 0.1, 128) == 1e-3
+
+
 @pytest.mark.parametrize("spared", [True, False])
 def test_decay_shrinks_weights_and_spares_norms_and_biases(spared):
     net = small_net()
@@ -113,3 +121,28 @@ def test_frozen_parameters_are_left_out():
     net[0].requires_grad_(False)
     groups = create_optimizer(net, Recipe(), 0.1, 0.1).param_groups
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in net.parameters() if p.requires_grad}
+
+
+def test_rates_fall_geometrically_from_the_last_layer_to_the_first_and_the_head_has_its_own():
+    net = nn.Sequential(*(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) for _ in range(3)), nn.Linear(2, 3))
+    factors = rate_factors(net, Recipe(stem_lr_factor=0.01, head_lr_factor=10.0), head=["3"])
+    for layer, factor in (("0", 0.01), ("1", 0.1), ("2", 1.0), ("3", 10.0)):
+        assert [f for name, f in factors.items() if name.startswith(layer)] == pytest.approx(
+            [factor] * len(list(net[int(layer)].parameters()))
+        )
+    assert factors["0.1.bias"] == factors["0.0.weight"]  # a norm goes with its convolution
+    assert set(rate_factors(net, Recipe(), head=["3"]).values()) == {1.0}
+
+
+def test_each_layer_steps_at_its_rate_and_the_first_group_is_at_the_peak():
+    net = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1))
+    recipe = Recipe(momentum=0.0, nesterov=False, stem_lr_factor=0.25, head_lr_factor=4.0)
+    optimizer = create_optimizer(net, recipe, 0.1, 0.0, head=["2"])
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moved = [float((old - new).squeeze().detach()) for old, new in zip(before, net.parameters(), strict=True)]
+    assert moved == pytest.approx([0.025, 0.025, 0.1, 0.1, 0.4, 0.4], rel=1e-4)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    assert len(create_optimizer(net, Recipe(), 0.1, 0.0, head=["2"]).param_groups) == 2

@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 import zoo
 from bench.config import Recipe
+from bench.device import is_out_of_memory
 from bench.training.optim import create_optimizer
 from bench.training.progress import Training
-from bench.training.step import fitting_step, is_out_of_memory, loss_of, train_step, warm_up
+from bench.training.step import fitting_step, loss_of, train_step, warm_up
 
 IMPOSSIBLE = 2**60
 """Elements; more than any machine can allocate, so that the allocator's own error is raised."""
@@ -68,6 +69,28 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch():
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_a_network_that_changes_its_input_gets_the_images_anew_when_memory_runs_out():
+    class Doubles(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x.mul_(2.0))
+
+    # The memory runs out after the change.
+    whole, hungry = Doubles(linear_net()), Doubles(Hungry(linear_net(), at_most=3))
+    training = Training(micro_batch_size=12)
+    warm_up(hungry, batch(), Recipe(), False, training)
+    assert training.changes_input
+    training.micro_batch_size = 12
+    step_with(whole, Recipe(), train_step)
+    step_with(hungry, Recipe(), lambda *step: fitting_step(*step, training))
+    assert training.micro_batch_size == 3
+    for a, b in zip(whole.parameters(), hungry.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
 def test_warm_up_finds_what_fits_and_leaves_no_trace():
     model = Hungry(zoo.create_model("simple_cnn"), at_most=4)
     before = copy.deepcopy(model.state_dict())
@@ -76,6 +99,7 @@ def test_warm_up_finds_what_fits_and_leaves_no_trace():
     assert training.micro_batch_size == 4
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+    assert not training.changes_input
 
 
 def test_warm_up_leaves_the_random_stream():
@@ -120,6 +144,7 @@ def test_dense_maps_are_learned_pixel_by_pixel_and_an_auxiliary_head_counts_half
     assert loss_of({"out": out}, targets, 0.0).item() == pytest.approx(flat.item(), rel=1e-5)
     both = loss_of({"out": out, "aux": aux}, targets, 0.0)
     assert both.item() == pytest.approx((flat + 0.5 * F.cross_entropy(aux, targets)).item(), rel=1e-5)
+    assert loss_of({"out": out, "aux": None}, targets, 0.0).item() == pytest.approx(flat.item(), rel=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")

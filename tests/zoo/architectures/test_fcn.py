@@ -7,7 +7,7 @@ from torchvision.models import resnet50
 from torchvision.models.segmentation import FCN
 from torchvision.models.segmentation.fcn import FCNHead as ReferenceHead
 
-from bench.measure.complexity import count_macs
+from bench.counting.complexity import count_macs
 from zoo import ZooError, create_model
 
 STRIDES = (8, 16, 32)

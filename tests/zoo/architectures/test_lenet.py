@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.measure.complexity import count_params
+from bench.counting.complexity import count_params
 from zoo import ZooError, create_model
 from zoo.architectures.lenet import C3_INPUTS, LeNet5Original, ScaledTanh, output_codes
 from zoo.pretrained import replace_head

@@ -1,0 +1,1 @@
+"""Exact counts: parameters, multiply-accumulates, activations, and what a unit sees."""

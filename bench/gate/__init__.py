@@ -1,0 +1,1 @@
+"""The regression gate: exact gates, paired timing, one verdict a model."""

@@ -1,0 +1,1 @@
+"""From paired block times to verdicts."""

@@ -1,0 +1,1 @@
+"""Where and how the blocks of a comparison are timed."""

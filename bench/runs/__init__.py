@@ -1,0 +1,1 @@
+"""From a plan to its records: resolve, run, measure, store."""

@@ -1,0 +1,1 @@
+"""Those who follow a plan: displays, the live log, trackers."""
