@@ -58,7 +58,7 @@ def test_what_a_narrow_terminal_leaves_out_is_named_and_the_least_important_goes
     assert re.search(r"\byear\b", text.partition("──")[0])
 
 
-@pytest.mark.parametrize("width", range(45, 140))
+@pytest.mark.parametrize("width", range(50, 140))
 def test_a_note_folds_before_a_name_does(width: int) -> None:
     columns = [Column("Model"), Column("MACs", "scaled"), Column("Time", "number", optional=1), Column("Note")]
     table = TerminalTable(columns)
