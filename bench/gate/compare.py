@@ -38,9 +38,9 @@ from bench.gate.timing.subject import Setting, Subject
 from bench.machine import incomparable
 from bench.signals import ended_by_signals
 
-STEP_MACS = 200_000_000
-"""The target for a step on a CPU: a few milliseconds on one thread, so that blocks stay short."""
-MAX_CPU_BATCH = 32
+STEP_MACS = 20_000_000
+"""The target for a step on a CPU: a millisecond or a few on one thread, so that a block is many slices."""
+MAX_CPU_BATCH = 16
 GPU_BATCH = 128
 
 Progress = Callable[[str], None]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bench.disturbance import CpuUse
 from bench.gate.timing.interference import Interference, Notice, preemption_flags
@@ -23,8 +23,10 @@ from bench.gate.timing.subject import Setting, Subject
 from bench.nvml import Board, GpuWatch
 
 BLOCK_SECONDS = 0.01
-"""The target for a block: half the error of 30 ms after as long a time; shorter ones are spoilt by a single switch to
-another process."""
+"""The target for a block; four of them are as long as a few ticks of the counters that show what disturbed them."""
+SLICE_SECONDS = 0.0005
+"""The target for a slice, of which a block consists on a CPU: where neighbours contend for cores and caches, the error
+after as long a time is a half to a fifth of that of blocks in one piece."""
 MAX_PADDING = 2**20
 ORDERS: tuple[tuple[Literal[0, 1], ...], ...] = ((0, 1, 1, 0), (1, 0, 0, 1))
 
@@ -101,6 +103,20 @@ def open_fresh_pair(interpreters: Sequence[str], setting: Setting) -> Iterator[W
 
 
 @dataclass(frozen=True)
+class BlockWork:
+    """What a block of base and of head does: ``turns`` slices of ``steps[i]`` steps, which the four blocks of an ABBA
+    take in turn; with one turn, block after block."""
+
+    steps: tuple[int, int]
+    turns: int = 1
+
+    @property
+    def block_steps(self) -> tuple[int, int]:
+        """The steps of a whole block of either."""
+        return self.steps[0] * self.turns, self.steps[1] * self.turns
+
+
+@dataclass(frozen=True)
 class Built:
     """Subjects that are built and warm; ``step_seconds`` is what a step of each took at the end of its warm-up."""
 
@@ -109,34 +125,40 @@ class Built:
     setting: Setting
     in_process: bool = False
 
-    def block_steps(self, subject: int | None = None) -> int:
-        """How many steps of a subject, of the slowest if none is named, fill a block."""
-        seconds = max(self.step_seconds) if subject is None else self.step_seconds[subject]
-        return max(1, round(BLOCK_SECONDS / seconds))
+    def choose_work(self, *, equal: bool = True) -> BlockWork:
+        """What fills a block: as many steps of one subject as of the other where they are to be ``equal``."""
+        seconds = (max(self.step_seconds),) * 2 if equal else self.step_seconds
+        in_slices = self.setting.device == "cpu" and len({id(worker) for worker, _ in self.places.values()}) == 1
+        target = SLICE_SECONDS if in_slices else BLOCK_SECONDS
+        base, head = (max(1, round(target / each)) for each in seconds)
+        longest = max(base * seconds[0], head * seconds[1])
+        return BlockWork((base, head), max(1, round(BLOCK_SECONDS / longest)) if in_slices else 1)
 
-    def measure_abba(
-        self,
-        steps: Sequence[int],
-        order: Sequence[Literal[0, 1]],
-        interference: Interference,
-        subjects: tuple[int, int] = (0, 1),
-    ) -> Abba:
-        """Time four blocks; ``steps[i]`` is what a block of the i-th of the two ``subjects`` does."""
-        blocks: list[Block] = []
+    def measure_abba(self, work: BlockWork, order: Sequence[Literal[0, 1]], interference: Interference) -> Abba:
+        """Time four blocks."""
         before = CpuUse.now()
-        for index in order:
-            worker, position = self.places[subjects[index]]
-            timed = worker.ask("run", subject=position, steps=steps[index])
-            if (launching := timed.pop("launch_seconds", None)) is not None:
-                interference.launch_shares[index].append(launching * steps[index] / timed["seconds"])
-            blocks.append(Block(subject=index, **timed))
+        if work.turns > 1:
+            worker = self.places[0][0]  # of both, which are its subjects 0 and 1
+            answer = worker.ask("take_turns", order=list(order), steps=list(work.steps), turns=work.turns)
+            timed = answer["blocks"]
+        else:
+            timed = [self._run(index, work.steps[index]) for index in order]
         after = CpuUse.now()
+        blocks: list[Block] = []
+        for index, block in zip(order, timed, strict=True):
+            if (launching := block.pop("launch_seconds", None)) is not None:
+                interference.launch_shares[index].append(launching * work.steps[index] / block["seconds"])
+            blocks.append(Block(subject=index, **block))
         # What this process itself uses is accounted for already.
         own_seconds = 0.0 if self.in_process else sum(block.cpu_seconds for block in blocks)
         flags = interference.add(before, after, own_seconds)
         if self.setting.compares_cpu_time:
             flags |= preemption_flags([(each.seconds, each.cpu_seconds) for each in blocks])
         return Abba((blocks[0], blocks[1], blocks[2], blocks[3]), tuple(sorted(flags)))
+
+    def _run(self, index: int, steps: int) -> dict[str, Any]:
+        worker, position = self.places[index]
+        return worker.ask("run", subject=position, steps=steps)
 
 
 def measure_pair(
@@ -156,7 +178,7 @@ def measure_pair(
         orders = orders[:1]
     beside_fixed = any(subject.workload is not None for subject in subjects)
     sequences: list[Abba] = []
-    steps: tuple[int, int] | None = None
+    work: BlockWork | None = None
     step_seconds: tuple[float, ...] = ()
     interference, watch = Interference(), workers.watch_gpu()
     for number, order in enumerate(orders):
@@ -165,16 +187,17 @@ def measure_pair(
             workers.build(subjects, batch_size, order, seed * len(orders) + number) as built,
             watch or contextlib.nullcontext(),
         ):
-            whose = (0, 1) if beside_fixed else (None, None)
-            steps = steps or (built.block_steps(whose[0]), built.block_steps(whose[1]))
+            work = work or built.choose_work(equal=not beside_fixed)
             step_seconds = step_seconds or built.step_seconds
             done = 0
             while done < MIN_ABBA or time.monotonic() < deadline:
-                sequences.append(built.measure_abba(steps, ORDERS[(done + number) % 2], interference))
+                sequences.append(built.measure_abba(work, ORDERS[(done + number) % 2], interference))
                 done += 1
-    assert steps is not None
+    assert work is not None
     notices = interference.notices()
     if watch is not None:
         notices += [Notice(*notice) for notice in watch.notices()]
     seconds = time.monotonic() - begun
-    return PairSample(tuple(sequences), steps, step_seconds, seconds, tuple(notices), interference.launch_share)
+    return PairSample(
+        tuple(sequences), work.block_steps, step_seconds, seconds, tuple(notices), interference.launch_share
+    )

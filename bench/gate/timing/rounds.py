@@ -19,7 +19,7 @@ from bench.gate.timing.sample import MIN_ABBA, PairSample
 from bench.gate.timing.subject import Setting, Subject
 
 PLANNED_PAIRS = 16
-MIN_PAIR_SECONDS = 1.0
+MIN_PAIR_SECONDS = 0.6
 """Building and warming up included; in less time a pair holds too few blocks."""
 
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO, cast
 
-COMMANDS = ("start", "resolve", "count", "measure_memory", "record", "prepare", "build", "run", "drop")
+COMMANDS = ("start", "resolve", "count", "measure_memory", "record", "prepare", "build", "run", "take_turns", "drop")
 FORK_DIED = "ForkDied"
 BENCH = Path(__file__).parents[2]
-WARM_UP_SECONDS, WARM_UP_SECONDS_GPU = 0.03, 0.15
+WARM_UP_SECONDS, WARM_UP_SECONDS_GPU = 0.01, 0.15
 """At least. On a CPU the third step is within 2% of all that follow; a GPU's clock takes longer to rise."""
 MAX_WARM_UP_SECONDS = 1.0
 STABLE_WITHIN = 0.05
@@ -177,6 +177,19 @@ class Commands:
         root, step = self._steps[subject]
         with self._zoos.active(root):
             return self._time(step, steps)
+
+    def take_turns(self, order: list[int], steps: list[int], turns: int) -> dict[str, Any]:
+        """A block for each entry of ``order``, a subject: all of them together, slice by slice of ``steps[subject]``.
+
+        What slows the machine down for milliseconds, as whatever shares its cores and caches does, then falls on all
+        blocks alike.
+        """
+        blocks: list[dict[str, Any]] = [{} for _ in order]
+        for _ in range(turns):
+            for block, subject in zip(blocks, order, strict=True):
+                for key, value in self.run(subject, steps[subject]).items():
+                    block[key] = block.get(key, 0) + value
+        return {"blocks": blocks}
 
     def drop(self) -> dict[str, Any]:
         """Free all subjects."""

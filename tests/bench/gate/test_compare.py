@@ -230,9 +230,9 @@ def test_differing_environments_go_first_unless_forced():
 
 def test_batch_size_keeps_steps_short():
     sizes = [choose_batch_size(macs, Setting()) for macs in (650_000, 10_300_000, 46_000_000, 555_000_000, 4 * 10**9)]
-    assert sizes == [32, 16, 4, 1, 1]
+    assert sizes == [16, 1, 1, 1, 1]
     assert choose_batch_size(4 * 10**9, Setting(mode="train")) == 2
-    assert choose_batch_size(0, Setting()) == 32
+    assert choose_batch_size(0, Setting()) == 16
     assert choose_batch_size(4 * 10**9, Setting(device="cuda")) == 128
 
 

@@ -18,7 +18,7 @@ from bench.gate.statistics.verdicts import Judgement, Verdict
 from bench.gate.summary import comparison_to_dict, remarks, row
 from bench.gate.timing.block import time_block
 from bench.gate.timing.interference import Interference
-from bench.gate.timing.pair import Built
+from bench.gate.timing.pair import BlockWork, Built
 from bench.gate.timing.sample import PairSample
 from bench.gate.timing.subject import Setting, Subject
 from bench.gate.timing.worker import Commands
@@ -146,7 +146,7 @@ class Launching:
 def pair(*launch_seconds):
     worker, interference = Launching(*launch_seconds), Interference()
     built = Built({0: (worker, 0), 1: (worker, 1)}, (0.01, 0.01), Setting(device="cuda"))
-    four = built.measure_abba((10, 10), (0, 1, 1, 0), interference)
+    four = built.measure_abba(BlockWork((10, 10)), (0, 1, 1, 0), interference)
     return PairSample((four,), (10, 10), (0.01, 0.01), 1.0, (), interference.launch_share)
 
 

@@ -8,12 +8,14 @@ import sys
 import venv
 
 import pytest
+import torch
 
-from bench.gate.timing.interference import preemption_flags
-from bench.gate.timing.pair import measure_pair, open_fresh_pair
+from bench.gate.timing.interference import Interference, preemption_flags
+from bench.gate.timing.pair import BLOCK_SECONDS, SLICE_SECONDS, BlockWork, Built, measure_pair, open_fresh_pair
 from bench.gate.timing.process import InterpreterError, WorkerError, WorkerProcess
 from bench.gate.timing.sample import Abba, Block, PairSample, step_ms
 from bench.gate.timing.subject import Setting, Subject
+from bench.gate.timing.worker import Commands
 
 SLOW = "return self.fc("
 SLOWER = "[self.conv(torch.relu(self.stem(x))) for _ in range(60)]; return self.fc("
@@ -161,3 +163,42 @@ def test_a_network_that_reads_values_when_it_is_built_is_counted_all_the_same(re
     subject = Subject("small", root=str(repository.path)).to_worker(SETTING)
     counted = worker.ask("count", subject=subject)
     assert counted["params"] == 3 * 8 * 9 + 8 + 8 * 8 * 9 + 8 + 8 * 10 + 10
+
+
+class Stepper(Commands):
+    """A worker of this process whose two subjects write down when they step."""
+
+    def __init__(self):
+        super().__init__()
+        self.log = []
+        self._device = torch.device("cpu")
+        self._steps = [(None, lambda: self.log.append("A")), (None, lambda: self.log.append("B"))]
+
+    def ask(self, command, **arguments):
+        return getattr(self, command)(**arguments)
+
+
+def test_the_blocks_of_an_abba_take_turns_slice_by_slice_and_add_up():
+    worker = Stepper()
+    built = Built({0: (worker, 0), 1: (worker, 1)}, (0.001, 0.001), SETTING, in_process=True)
+    four = built.measure_abba(BlockWork((2, 3), turns=4), (0, 1, 1, 0), Interference())
+    assert "".join(worker.log) == "AABBBBBBAA" * 4
+    assert [block.subject for block in four.blocks] == [0, 1, 1, 0]
+    assert all(block.seconds > 0 for block in four.blocks)
+    assert BlockWork((2, 3), turns=4).block_steps == (8, 12)
+
+
+@pytest.mark.parametrize("seconds", [(1e-5, 1e-5), (1e-4, 3e-4), (0.002, 0.003), (0.05, 0.02)])
+@pytest.mark.parametrize("equal", [True, False])
+def test_what_fills_a_block(seconds, equal):
+    one, other = object(), object()
+    work = Built({0: (one, 0), 1: (one, 1)}, seconds, Setting()).choose_work(equal=equal)
+    slices = [count * each for count, each in zip(work.steps, seconds, strict=True)]
+    assert (work.steps[0] == work.steps[1]) if equal else max(slices) <= 1.5 * max(SLICE_SECONDS, *seconds)
+    assert work.turns * max(slices) <= 1.5 * max(BLOCK_SECONDS, *seconds)
+    assert work.turns * max(slices) >= BLOCK_SECONDS / 1.5
+    # Two processes, or a GPU with its queue, are too slow to take turns within a block.
+    apart = Built({0: (one, 0), 1: (other, 0)}, seconds, Setting()).choose_work(equal=equal)
+    on_gpu = Built({0: (one, 0), 1: (one, 1)}, seconds, Setting(device="cuda")).choose_work(equal=equal)
+    assert apart == on_gpu
+    assert apart.turns == 1
