@@ -185,12 +185,20 @@ def _build_torchvision(
         arguments.setdefault("aux_loss", True)  # as the published weights have it
     if model.startswith("vit_") and input_size != 224:
         arguments["image_size"] = input_size
+    # torchvision has several names for dropout, and many builders none.
+    no_dropout = arguments.get("drop_rate") == 0 and "drop_rate" not in parameters
+    if no_dropout:
+        del arguments["drop_rate"]
     if model in ("googlenet", "inception_v3"):
         arguments.setdefault("aux_logits", False)
         arguments.setdefault("init_weights", True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         built: nn.Module = torchvision.models.get_model(model, **arguments)
+    if no_dropout:
+        for module in built.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     if in_chans != 3:
         _replace_first_conv(built, model, in_chans)
     return built

@@ -192,5 +192,8 @@ def _layer_times(model: nn.Module, ready: Tensor, setting: Setting, repeats: int
         for _ in range(repeats):
             network(images)
     synchronize(setting.device)
-    seconds = [statistics.median(marks.seconds(*span) for span in own) * calls[name] for name, own in spans.items()]
+    seconds = []
+    for name, own in spans.items():  # a layer that is called several times has maps of several sizes
+        times, each = [marks.seconds(*span) for span in own], calls[name]
+        seconds.append(statistics.median(sum(times[at : at + each]) for at in range(0, len(times), each)))
     return {"layer_names": np.array(list(spans)), "layer_seconds": np.array(seconds)}

@@ -14,7 +14,7 @@ class WeightAverage:
     """Exponential moving average of the parameters and buffers of a network, in ``module``, a copy of it.
 
     The numbers are those of torch's `AveragedModel`, which keeps its count in a tensor and so waits for a GPU twice a
-    step.
+    step, and which rounds integers down even where they do not change.
 
     Args:
         model: the network, with all the buffers that it will have.
@@ -39,7 +39,9 @@ class WeightAverage:
             torch._foreach_lerp_(means, values, 1 - self._decay)
             for mean, value in pairs:
                 if not mean.is_floating_point():
-                    mean.copy_(mean * self._decay + value * (1 - self._decay))
+                    # Rounding would change a table of indices, whose average is what it was.
+                    moved = (mean * self._decay + value * (1 - self._decay)).to(mean.dtype)
+                    mean.copy_(torch.where(mean == value, value, moved))
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -143,6 +143,8 @@ def fit(
                 clock.resume()
         clock.pause()
         finite = meter.is_finite()
+        if lookahead is not None and finite and spent() >= 1:
+            lookahead.finish()  # before `val` is looked at: the slow weights are those that are tested
         if meter.steps:
             row = meter.row(clock.seconds, optimizer)
             if evaluate_val is not None and finite:
@@ -159,10 +161,12 @@ def fit(
             training.status = "completed"
         if checkpoints is not None:
             save(checkpoints)
+    for parameter in trainable:  # the budget may end while the head is alone
+        parameter.requires_grad_(True)
     if average is not None and average.updates > 0:
         model.load_state_dict(average.module.state_dict())
     if lookahead is not None and training.status == "completed":
-        lookahead.finish()
+        lookahead.finish()  # where the last checkpoint was the end
     return training
 
 

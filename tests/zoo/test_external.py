@@ -68,3 +68,10 @@ def test_options_go_to_the_library_and_wrong_ones_are_refused() -> None:
         assert create_model("timm/resnet10t", 10, 64, drop_rate=0.3).drop_rate == 0.3
         with pytest.raises(ZooError, match="cannot be built"):
             create_model("torchvision/resnet18", 10, 64, no_such_option=1)
+
+
+@pytest.mark.parametrize(("name", "dropouts"), [("resnet18", 0), ("alexnet", 2), ("densenet121", 0)])
+def test_no_dropout_is_what_every_model_of_torchvision_can_have(name: str, dropouts: int) -> None:
+    with torch.device("meta"):
+        model = create_model(f"torchvision/{name}", 10, 224, drop_rate=0.0)
+    assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == [0.0] * dropouts

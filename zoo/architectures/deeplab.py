@@ -38,6 +38,8 @@ SMALL_IMAGE = (
     "the dilation rates shrink to the map"
 )
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4}
+DROP_RATE = 0.5
+"""Of the pyramid, as in torchvision; the auxiliary head has its own. The option of that name sets both."""
 
 
 def aspp_rates(input_size: int, output_stride: int) -> tuple[int, int, int]:
@@ -60,6 +62,7 @@ class DeepLabV3(SegmentationNet):
         in_chans: int,
         output_stride: int,
         aux_loss: bool,
+        drop_rate: float | None = None,
     ) -> None:
         small = input_size <= SMALL_INPUT_SIZE
         backbone = ResNetTrunk(block, depths, in_chans, small, output_stride)
@@ -69,10 +72,11 @@ class DeepLabV3(SegmentationNet):
             unit = 96 // output_stride
             rates = (unit, 2 * unit, 3 * unit)
         features = backbone.num_features
+        pyramid = ASPP(features, rates, drop_rate=DROP_RATE if drop_rate is None else drop_rate)
         super().__init__(
             backbone,
-            nn.Sequential(ASPP(features, rates), *ConvNormAct(256, 256, kernel_size=3), nn.Conv2d(256, num_classes, 1)),
-            FCNHead(features // 2, num_classes) if aux_loss else None,
+            nn.Sequential(pyramid, *ConvNormAct(256, 256, kernel_size=3), nn.Conv2d(256, num_classes, 1)),
+            FCNHead(features // 2, num_classes, drop_rate) if aux_loss else None,
         )
 
 
@@ -81,10 +85,15 @@ _register: Register = functools.partial(register_model, paper=PAPER, year=2017, 
 
 @_register(task="segmentation")
 def deeplabv3_resnet18(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 16, aux_loss: bool = False
+    num_classes: int = 21,
+    input_size: int = 520,
+    in_chans: int = 3,
+    output_stride: int = 16,
+    aux_loss: bool = False,
+    drop_rate: float | None = None,
 ) -> DeepLabV3:
     """Segmentation on ResNet-18, small enough to be trained on a CPU."""
-    return DeepLabV3(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss)
+    return DeepLabV3(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss, drop_rate)
 
 
 def _register_torchvision(name: str, depths: tuple[int, int, int, int], *, params: int, gmacs: float) -> None:
@@ -95,9 +104,14 @@ def _register_torchvision(name: str, depths: tuple[int, int, int, int], *, param
         weights=f"torchvision/{name}",
     )
     def build(
-        num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
+        num_classes: int = 21,
+        input_size: int = 520,
+        in_chans: int = 3,
+        output_stride: int = 8,
+        aux_loss: bool = True,
+        drop_rate: float | None = None,
     ) -> DeepLabV3:
-        return DeepLabV3(Bottleneck, depths, num_classes, input_size, in_chans, output_stride, aux_loss)
+        return DeepLabV3(Bottleneck, depths, num_classes, input_size, in_chans, output_stride, aux_loss, drop_rate)
 
 
 _register_torchvision("deeplabv3_resnet50", (3, 4, 6, 3), params=42_004_074, gmacs=178.722)
@@ -115,10 +129,11 @@ class DeepLabClassifier(nn.Module):
         input_size: int,
         in_chans: int,
         output_stride: int,
+        drop_rate: float,
     ) -> None:
         super().__init__()
         self.backbone = ResNetTrunk(block, depths, in_chans, input_size <= SMALL_INPUT_SIZE, output_stride)
-        self.aspp = ASPP(self.backbone.num_features, aspp_rates(input_size, output_stride))
+        self.aspp = ASPP(self.backbone.num_features, aspp_rates(input_size, output_stride), drop_rate=drop_rate)
         self.conv = ConvNormAct(256, 256, kernel_size=3)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(256, num_classes)
@@ -138,9 +153,13 @@ def _register_classifier(
 ) -> None:
     @_register(name=name, representative=representative)
     def build(
-        num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, output_stride: int = 16
+        num_classes: int = 1000,
+        input_size: int = 224,
+        in_chans: int = 3,
+        output_stride: int = 16,
+        drop_rate: float = DROP_RATE,
     ) -> DeepLabClassifier:
-        return DeepLabClassifier(block, depths, num_classes, input_size, in_chans, output_stride)
+        return DeepLabClassifier(block, depths, num_classes, input_size, in_chans, output_stride, drop_rate)
 
 
 _register_classifier("deeplab_resnet18", BasicBlock, (2, 2, 2, 2), representative=True)

@@ -28,16 +28,16 @@ from zoo.registry import register_model
 PAPER = "Long et al. 2015, Fully convolutional networks for semantic segmentation, arXiv:1411.4038"
 SMALL_IMAGE = "the stem is a 3×3 convolution with stride 1 and there is no max-pooling, so maps are four times as wide"
 RECIPE = {"lr": 0.1, "weight_decay": 5e-4}
+DROP_RATE = 0.1
 
 
 class FCNHead(nn.Sequential):
-    """3×3 convolution to a quarter of the channels, dropout, 1×1 convolution to the classes."""
+    """3×3 convolution to a quarter of the channels, dropout (0.1 if not given), 1×1 convolution to the classes."""
 
-    def __init__(self, in_chans: int, num_classes: int) -> None:
+    def __init__(self, in_chans: int, num_classes: int, drop_rate: float | None = None) -> None:
         width = in_chans // 4
-        super().__init__(
-            *ConvNormAct(in_chans, width, kernel_size=3), nn.Dropout(0.1), nn.Conv2d(width, num_classes, 1)
-        )
+        dropout = nn.Dropout(DROP_RATE if drop_rate is None else drop_rate)
+        super().__init__(*ConvNormAct(in_chans, width, kernel_size=3), dropout, nn.Conv2d(width, num_classes, 1))
 
 
 class SegmentationNet(nn.Module):
@@ -75,11 +75,14 @@ def _fcn(
     in_chans: int,
     output_stride: int,
     aux_loss: bool,
+    drop_rate: float | None,
 ) -> SegmentationNet:
     backbone = ResNetTrunk(block, depths, in_chans, input_size <= SMALL_INPUT_SIZE, output_stride)
     features = backbone.num_features
     return SegmentationNet(
-        backbone, FCNHead(features, num_classes), FCNHead(features // 2, num_classes) if aux_loss else None
+        backbone,
+        FCNHead(features, num_classes, drop_rate),
+        FCNHead(features // 2, num_classes, drop_rate) if aux_loss else None,
     )
 
 
@@ -90,10 +93,15 @@ register: Register = functools.partial(
 
 @register()
 def fcn_resnet18(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 32, aux_loss: bool = False
+    num_classes: int = 21,
+    input_size: int = 520,
+    in_chans: int = 3,
+    output_stride: int = 32,
+    aux_loss: bool = False,
+    drop_rate: float | None = None,
 ) -> SegmentationNet:
     """Segmentation on ResNet-18 at its own stride of 32."""
-    return _fcn(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss)
+    return _fcn(BasicBlock, (2, 2, 2, 2), num_classes, input_size, in_chans, output_stride, aux_loss, drop_rate)
 
 
 @register(
@@ -101,7 +109,12 @@ def fcn_resnet18(
     weights="torchvision/fcn_resnet50",
 )
 def fcn_resnet50(
-    num_classes: int = 21, input_size: int = 520, in_chans: int = 3, output_stride: int = 8, aux_loss: bool = True
+    num_classes: int = 21,
+    input_size: int = 520,
+    in_chans: int = 3,
+    output_stride: int = 8,
+    aux_loss: bool = True,
+    drop_rate: float | None = None,
 ) -> SegmentationNet:
     """Segmentation on ResNet-50 at output stride 8."""
-    return _fcn(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride, aux_loss)
+    return _fcn(Bottleneck, (3, 4, 6, 3), num_classes, input_size, in_chans, output_stride, aux_loss, drop_rate)

@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from bench.timing import probes
 from bench.timing.probes import CHANNELS, IMAGES, MAPS, measure_probes, save_probes
 from bench.timing.setting import Setting
 from zoo import create_model
@@ -96,6 +99,30 @@ def test_a_slow_layer_is_seen_to_be_slow() -> None:
     found = measure_probes(model, _images(8, 16), torch.zeros(8, dtype=torch.long), _prepare, SETTING, repeats=5)
     seconds = dict(zip(found["layer_names"].tolist(), found["layer_seconds"].tolist(), strict=True))
     assert seconds["1"] > seconds["0"]
+
+
+class Scripted:
+    """Marks of a clock on which the calls of a pass take 10, 20 and 1 ms, whatever happens."""
+
+    def __init__(self) -> None:
+        self.now, self.marks, self.takes = 0.0, 0, itertools.cycle((0.010, 0.020, 0.001))
+
+    def mark(self) -> float:
+        self.marks += 1
+        if self.marks % 2 == 0:
+            self.now += next(self.takes)
+        return self.now
+
+    def seconds(self, begin: float, end: float) -> float:
+        return end - begin
+
+
+def test_a_layer_that_is_called_several_times_takes_the_sum_of_its_calls(monkeypatch) -> None:
+    layer = nn.Conv2d(3, 3, 1)
+    monkeypatch.setattr(probes, "create_marks", lambda device: Scripted())
+    found = probes._layer_times(nn.Sequential(layer, layer, layer), torch.zeros(1, 3, 4, 4), SETTING, repeats=4)
+    assert found["layer_names"].tolist() == ["0"]
+    assert found["layer_seconds"] == pytest.approx([0.031])
 
 
 def test_a_network_without_maps_has_what_it_has() -> None:

@@ -32,3 +32,14 @@ def test_the_average_is_torchs_to_the_last_bit_counters_included():
     for name, expected in theirs.module.state_dict().items():
         assert torch.equal(averaged[name], expected), name
     assert not torch.equal(averaged["0.weight"], model[0].weight)
+
+
+def test_integers_that_do_not_change_are_not_rounded():
+    """As the tables of indices of a transformer with shifted windows."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("index", torch.arange(200))
+    for decay in (0.9, 0.95, 0.999, 0.9999):
+        average = WeightAverage(model, decay)
+        for _ in range(5):
+            average.update(model)
+        assert torch.equal(average.module.index, model.index)

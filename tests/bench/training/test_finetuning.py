@@ -58,6 +58,15 @@ def four_ways():
     return {"scratch": scratch} | found
 
 
+def test_a_budget_that_ends_with_the_head_alone_leaves_nothing_frozen():
+    digits = load_dataset("digits")
+    normalization = Normalization.of(torch.tensor(digits.train.images))
+    model = zoo.create_model("lenet5", 10)
+    few = stream(digits.train, list(range(10)), normalization, 16, limit=32)
+    fit(model, create_optimizer(model, BASE, 5e-4, 0.0, ["fc3"]), few, BASE, Budget(epochs=1), head=["fc3"])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_everything_gains_on_the_head_alone_with_moving_and_with_frozen_statistics():
     found = four_ways()
     print(found)

@@ -80,3 +80,12 @@ def test_the_rates_of_resnet50_halve_when_the_stride_doubles_as_in_the_paper() -
     for stride, rates in ((8, [12, 24, 36]), (16, [6, 12, 18])):
         branches = on_meta("deeplabv3_resnet50", 520, output_stride=stride).classifier[0].convs
         assert [branch[0].dilation[0] for branch in branches[1:4]] == rates
+
+
+@pytest.mark.parametrize("name", [*SEGMENTERS, "deeplab_resnet18"])
+def test_a_recipe_without_dropout_leaves_none(name: str) -> None:
+    def rates(**options: object) -> set[float]:
+        return {module.p for module in on_meta(name, **options).modules() if isinstance(module, nn.Dropout)}
+
+    assert rates() <= {0.1, 0.5}
+    assert rates(drop_rate=0.0) == {0.0}
