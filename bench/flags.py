@@ -61,6 +61,13 @@ FLAG_WORDS: Final[dict[FlagKind, str]] = {
     "shared_cores": "processes shared cores",
     "not_alone": "other runs were not kept away",
 }
+REMARKS: Final[frozenset[str]] = frozenset(
+    {
+        "launch_bound", "energy", "peak_exceeded", "out_of_memory", "layout", "no_bfloat16", "not_deterministic",
+        "not_finite", "below_head_only", "no_checkpoint", "no_probes",
+    }
+)  # fmt: skip
+"""Kinds that say something of the run itself; all others are disturbances."""
 _EARLIER: Final[dict[str, str]] = {
     "few_blocks": "few blocks were timed",
     "few_samples": "few latencies were timed",
@@ -80,7 +87,7 @@ StoredKind = Annotated[FlagKind, PlainValidator(_text)]
 
 
 class Flag(BaseModel):
-    """A disturbance of a measurement: what (``load``, ``steal``, …), while what was measured, and how much."""
+    """What is said of a measurement: which kind, in which phase, and how much in words."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

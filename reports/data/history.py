@@ -68,7 +68,7 @@ def load_points(
             value = number(run[key])
             usable = record.status == "completed" and run["started_at"] and math.isfinite(value)
             usable = usable and ("trained" not in record.environment or _is_speed(key))  # else it says nothing new
-            if not usable or (is_ratio(key) and value <= 0) or (undisturbed and record.flags):
+            if not usable or (is_ratio(key) and value <= 0) or (undisturbed and run["disturbed"] > 0):
                 continue
             rows[str(run["run_id"]), str(run["started_at"])] = {
                 "setting": _setting(record, key, run),
@@ -78,7 +78,7 @@ def load_points(
                 "value": value,
                 "low": number(record.metrics.get(f"{key}_low")),
                 "high": number(record.metrics.get(f"{key}_high")),
-                "disturbed": bool(record.flags),
+                "disturbed": bool(run["disturbed"] > 0),
                 "versions": get(record.environment, "versions") or {},
             }
     if model not in models:

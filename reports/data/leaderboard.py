@@ -75,7 +75,7 @@ FEW_EPOCHS, LEARNED = 3, 0.5
 RANK_NOTES = {
     "seeds": "Models that the seeds cannot separate share a rank (Welch's t-test, Holm-corrected, 5%): 2–5 means "
     "second at best, fifth at worst. ± is half the 95% interval over seeds.",
-    "images": "There is one seed of each model, so ranks compare these weights, not the architectures: models that "
+    "images": "Ranks compare the weights of each model's first seed, not the architectures: models that "
     "differ by no more than chance on this test set share a rank (McNemar's exact test image by image, "
     "Holm-corrected, 5%). ± is half the 95% interval (Wilson's for an accuracy).",
 }

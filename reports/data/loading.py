@@ -14,6 +14,7 @@ import pandas as pd
 
 from bench.collector import without_collector
 from bench.errors import RecordError
+from bench.flags import REMARKS
 from bench.records import Folders, RunRecord, own_or_inner_plans, read_record, record_paths
 from bench.stores import file_system
 from reports.data.metrics import METRICS
@@ -216,7 +217,7 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "torch": text(get(environment, "versions", "torch")),
         "commit": commit + ("+" if commit and get(environment, "git", "dirty") else ""),
         "started_at": text(environment.get("started_at")),
-        "disturbed": len(record.flags),
+        "disturbed": sum(flag.kind not in REMARKS for flag in record.flags),
         "test_images": number(get(environment, "data", "test")),
         "error_kind": text(record.error.kind) if record.error else "",
         "error_message": text(record.error.message) if record.error else "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -63,15 +65,26 @@ def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_
     return figure
 
 
+def median_seconds(times: pd.DataFrame) -> pd.Series:
+    """The median seconds to a target over a model's seeds, the fastest first.
+
+    A seed that never reached it (NaN) took longer than any that did; models whose median is such are left out.
+    """
+    medians = times.fillna({"seconds": math.inf}).groupby("model").seconds.median()
+    return medians[medians < math.inf].sort_values()
+
+
 def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20, y: str = "val_top1") -> Figure:
     """Training seconds until the validation accuracy (or another ``y``) first reached ``target``.
 
     One point per seed, a bar at the median.
 
-    ``times`` has model, seed, seconds (NaN: never). Models whose seeds never reached it are left out; fastest first.
+    ``times`` has model, seed, seconds (NaN: never). Models of which half of the seeds or more never reached it are left
+    out; fastest first.
     """
     met = times[times.seconds.gt(0)]
-    order = met.groupby("model").seconds.median().sort_values().index[:shown].tolist()
+    medians = median_seconds(times)
+    order = medians.index[:shown].tolist()
     goal = f"{target * 100:g}% {metric(y).in_text}"
     with figure_style():
         if not order:
@@ -83,7 +96,7 @@ def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20, y: 
             linewidth=0,
         )  # fmt: skip
         for k, model in enumerate(order):
-            median = met[met.model == model].seconds.median()
+            median = medians[model]
             axes.plot([median, median], [k - 0.32, k + 0.32], color=ACCENT, lw=2)
         axes.set_yticks(range(len(order)), [label_text(name, 22) for name in order])
         axes.set_xscale("log")

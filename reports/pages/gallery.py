@@ -21,7 +21,7 @@ from reports.figures.comparison import (
     points_shown,
     roofline_points,
 )
-from reports.figures.curves import plot_learning_curves, plot_time_to_target
+from reports.figures.curves import median_seconds, plot_learning_curves, plot_time_to_target
 from reports.figures.mistakes import (
     per_class_accuracy,
     plot_agreement,
@@ -166,9 +166,11 @@ def _target(snapshot: Snapshot) -> Picture | None:
     met = rows[rows.seconds.gt(0)]
     if target is None or met.empty:
         return None
-    medians = met.groupby("model").seconds.median().sort_values()
+    medians = median_seconds(rows)
+    if medians.empty:
+        return None
     never = rows.model.nunique() - len(medians)
-    others = f"{counted(never, 'model')} never did." if never else ""
+    others = f"{counted(never, 'model')} did not in half of the seeds or more." if never else ""
     caption = (
         f"{shorten(str(medians.index[0]))} is the first to reach {target * 100:g}% {metric(watched).in_text}, after "
         f"{metric('train_seconds').text(float(medians.iloc[0]))} s of training. {others}"
@@ -209,7 +211,8 @@ def _batches(snapshot: Snapshot) -> Picture | None:
     rows = pd.DataFrame(snapshot["batches"], columns=["model", "batch_size", "images_per_s"])
     if rows.empty:
         return None
-    best = extreme(rows, "images_per_s")
+    medians = rows.groupby(["model", "batch_size"], sort=False).images_per_s.median().reset_index()
+    best = extreme(medians, "images_per_s")
     caption = (
         f"Medians over runs. {shorten(best.model)} is the fastest, with "
         f"{metric('throughput_img_per_s').text(best.images_per_s)} images/s at a batch size of {best.batch_size:g}."
@@ -228,7 +231,10 @@ def _mistakes(snapshot: Snapshot, table: pd.DataFrame) -> list[Picture | None]:
         pairs = [(n, i, j) for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
         n, i, j = max(pairs, default=(0, 0, 0))
         worst = (
-            f"Most often {shorten(classes[i])} is taken for {shorten(classes[j])}: {n:g} {counted_are}. " if n else ""
+            f"Most often {shorten(classes[i])} is taken for {shorten(classes[j])}: {100 * n / sum(counts[i]):.1f}% of "
+            f"its {counted_are}. "
+            if n
+            else ""
         )
         found.append(
             draw_picture(

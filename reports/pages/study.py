@@ -157,7 +157,8 @@ def _variant_row(variant: Variant, snapshot: Snapshot, keys: Sequence[str]) -> V
         cells.append(metric(key).text_with_interval(mean, low, high))
     done = sum(run_id in snapshot["status"] for run_id in variant.runs)
     changes = ", ".join(f"{key} {_plain(value)}" for key, value in variant.changes.items())
-    return VariantRow(variant.name, changes, cells, f"{done} of {len(variant.runs)}")
+    progress = f"{done} of {len(variant.runs)}" if variant.runs else "not begun"
+    return VariantRow(variant.name, changes, cells, progress)
 
 
 def _plain(value: Any) -> str:

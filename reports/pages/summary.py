@@ -161,7 +161,8 @@ def _winner(ranked: pd.DataFrame, score: str) -> str:
         text += " It is ahead of every other by more than seeds vary."
     if by_images:
         text += (
-            " There is one seed of each model, so this speaks of these weights only: another seed may turn the order."
+            " The first seed of each model is compared: this speaks of these weights only, and others may turn the "
+            "order."
         )
     return text
 

@@ -7,13 +7,14 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from bench.flags import FLAG_WORDS, Flag, FlagKind, flag_words
+from bench.flags import FLAG_WORDS, REMARKS, Flag, FlagKind, flag_words
 from bench.gate.result import CompareOptions, Comparison, ModelResult
 from bench.gate.revisions import Side
 from bench.gate.summary import remarks
 from bench.gate.timing.interference import Notice
 from bench.gate.timing.sample import PairSample
-from bench.records import RunRecord
+from bench.records import RunRecord, save_record
+from reports.data.loading import load_runs
 from reports.pages.snapshot import _disturbances
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -37,6 +38,15 @@ def emitted():
 
 def is_text(node):
     return isinstance(node, ast.JoinedStr | ast.Name)
+
+
+def test_remarks_on_a_run_are_no_disturbance(tmp_path):
+    assert set(get_args(FlagKind)) > REMARKS
+    flags = [Flag(kind=kind, phase="train", message="so much") for kind in ("layout", "load", "peak_exceeded")]
+    for number, own in enumerate((flags[::2], flags)):
+        record = RunRecord(run_id=f"r{number}", status="completed", config={}, environment={}, flags=own)
+        save_record(record, str(tmp_path))
+    assert load_runs(tmp_path).set_index("run_id").disturbed.to_dict() == {"r0": 0, "r1": 1}
 
 
 def test_every_kind_that_is_emitted_has_words():

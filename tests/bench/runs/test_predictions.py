@@ -81,7 +81,7 @@ def test_from_a_run_to_the_page(tmp_path) -> None:
         cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "There is one seed of each model" in " ".join(done.stdout.split())
+    assert "the weights of each model's first seed" in " ".join(done.stdout.split())
     records, _ = read_records(tmp_path)
     for record in records:
         with np.load(tmp_path / "predictions" / f"{record.run_id}.npz") as stored:

@@ -174,11 +174,11 @@ def test_the_command_prints_the_step_draws_it_and_speaks_json(keep, tmp_path):
         command = [sys.executable, "-m", "zoobench", "history", "lenet5", "--results", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "160"})
 
-    shown = history("--figure", str(tmp_path / "steps.svg"))
+    shown = history("--figure", str(tmp_path / "new" / "steps.svg"))
     assert shown.returncode == 0, shown.stderr
     for part in ("24 records", "1 of them disturbed", "c000000012", "c000000011", "worse", "−12"):
         assert part in shown.stdout
-    assert (tmp_path / "steps.svg").read_text().count("<svg") == 1
+    assert (tmp_path / "new" / "steps.svg").read_text().count("<svg") == 1
     (series,) = json.loads(history("--json").stdout)["series"]
     assert series["searched"]
     assert [step["commit"] for step in series["steps"]] == ["c000000012"]

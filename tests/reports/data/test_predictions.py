@@ -57,7 +57,7 @@ def test_one_seed_of_each_is_ranked_image_by_image(one_seed) -> None:
     table = leaderboard(runs, images).set_index("model")
     assert table["rank"].to_dict() == {"good": 1, "middling": 2, "alike": 2, "poor": 4}
     assert set(table.rank_basis) == {"images"}
-    assert "compare these weights, not the architectures" in to_markdown(leaderboard(runs, images))
+    assert "the weights of each model's first seed, not the architectures" in to_markdown(leaderboard(runs, images))
     assert set(leaderboard(runs).rank_basis) == {"order"}
 
 
@@ -102,7 +102,7 @@ def test_runs_without_predictions_are_no_error(zoo_results) -> None:
 def test_the_page_says_that_one_seed_speaks_of_these_weights(one_seed, tmp_path) -> None:
     page = write_report(one_seed, tmp_path / "out")[0]
     text = page.read_text(encoding="utf-8")
-    assert "this speaks of these weights only: another seed may turn the order" in text
+    assert "this speaks of these weights only, and others may turn the order" in text
     assert "middling alone is right on 7 images, alike alone on 5" in text
     assert '<figure id="agreement">' in text
     assert "All 4 models, one seed each, get 15 test images of 400 wrong; shown are 12." in text

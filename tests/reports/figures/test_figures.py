@@ -8,7 +8,7 @@ from reports.data.leaderboard import leaderboard, pareto_front
 from reports.data.loading import calibration_error, load_history, load_runs
 from reports.data.report_data import load_report_data
 from reports.figures.comparison import plot_accuracy_against, plot_roofline, plot_throughput_by_batch
-from reports.figures.curves import curve_summary, plot_learning_curves, plot_time_to_target
+from reports.figures.curves import curve_summary, median_seconds, plot_learning_curves, plot_time_to_target
 from reports.figures.mistakes import (
     confusion_shares,
     merge_bins,
@@ -136,6 +136,16 @@ def test_time_to_target_orders_by_the_median_and_leaves_out_who_never_met_it() -
     assert [label.get_text() for label in axes.get_yticklabels()] == ["fast", "slow"]
     assert [line.get_xdata()[0] for line in axes.lines[-2:]] == [4.0, 11.0]
     assert "80%" in axes.get_xlabel()
+
+
+def test_a_seed_that_never_met_the_target_counts_as_the_latest() -> None:
+    times = pd.DataFrame({
+        "model": ["lucky"] * 3 + ["steady"] * 3 + ["mostly"] * 3, "seed": [0, 1, 2] * 3,
+        "seconds": [10.0, math.nan, math.nan, 12.0, 12.0, 13.0, 5.0, math.nan, 20.0],
+    })  # fmt: skip
+    assert median_seconds(times).to_dict() == {"steady": 12.0, "mostly": 20.0}
+    axes = plot_time_to_target(times, 0.8).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["steady", "mostly"]
 
 
 def test_roofline_shows_achieved_macs_and_the_peak(zoo_results) -> None:

@@ -342,7 +342,7 @@ def test_the_note_on_ranks_can_be_read_on_a_telephone(chromium, site) -> None:
 def test_disturbances_are_folded_away(chromium, site) -> None:
     _open(chromium, site)
     details = chromium.find_element("css selector", "#provenance ~ .panel details")
-    assert "5 of 17 runs disturbed while measured, in 1 way" in details.text
+    assert "5 of 17 runs disturbed while measured; what was noted" in details.text
     assert "others used 64%" not in details.text
     chromium.execute_script("arguments[0].open = true", details)
     assert "others used 64%" in details.text
