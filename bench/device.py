@@ -38,7 +38,7 @@ def resolve_device(name: str) -> str:
 
 
 def check_devices(device: str, wanted: int) -> None:
-    """That a machine has so many of a resolved device. Raises `DeviceError`; a CPU's cores can be shared."""
+    """Check that this machine has ``wanted`` devices of that kind; cores can be shared. Raises `DeviceError`."""
     import torch
 
     if wanted == 1:

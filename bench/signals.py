@@ -13,15 +13,21 @@ ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(sig
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that all is cleaned up; exit status 128+N."""
+    """Inside, SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that all is cleaned up; exit status 128+N.
+
+    The first one counts, so that no second interrupts the cleaning up. What is ignored stays so: nohup ignores SIGHUP.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def end(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in ENDING}
+    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

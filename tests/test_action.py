@@ -173,6 +173,13 @@ def test_where_nothing_can_be_compared_or_written_the_job_says_so(runner, github
     assert github.kept == []
 
 
+@pytest.mark.parametrize("base", ["", "0" * 40])
+def test_an_event_without_a_base_compares_nothing(runner, github, base):
+    """As ``workflow_dispatch`` has none, and the first push of a branch has zeros."""
+    assert runner.run(base, models="small").returncode == 2
+    assert "nothing was compared" in (runner.folder / "summary").read_text()
+
+
 def test_no_input_becomes_part_of_a_script_and_the_guide_shows_what_there_is():
     steps = ACTION["runs"]["steps"]
     assert not [step["name"] for step in steps if "${{" in step["run"]]

@@ -133,7 +133,8 @@ def run(
 ) -> None:
     """Train and measure a plan's models, and rank them.
 
-    Exit status: 0 all runs completed, 1 some failed or diverged, 2 bad input, 130 interrupted.
+    Exit status: 0 all runs completed, 1 some failed or diverged, 2 bad input, 17 a record could not be written, 130
+    interrupted, 143 ended by SIGTERM.
     """
     from bench.config import load_plan, parse_models, parse_override, parse_seeds
     from bench.records import ROOT
@@ -203,6 +204,8 @@ def _run(plan: Any, results: str, tracker: str | None, settings: dict[str, Any])
         observers.append(Expectation(plan, settings["data_dir"], lambda line: print(line, file=sys.stderr)))
     command = "zoobench " + shlex.join(sys.argv[1:])
     outcome = run_plan(plan, results, observers, command=command, **settings)
+    if settings["save_weights"]:
+        _warn_of_missing_weights(outcome, results)
     _print_outcome(outcome, results)
 
 
@@ -267,6 +270,18 @@ def _print_outcome(outcome: Any, results: str) -> None:
         print(f"Report: draw it with zoobench report --results {results} --out DIR")
     if any(status != "completed" for status in statuses):
         raise typer.Exit(FAILED)
+
+
+def _warn_of_missing_weights(outcome: Any, results: str) -> None:
+    from bench.records import find_stored
+
+    completed = [record.run_id for record in outcome.records if record.status == "completed"]
+    if lacking := [run_id for run_id in completed if find_stored(results, "weights", run_id) is None]:
+        warnings.warn(
+            f"{', '.join(lacking)}: trained before, without keeping the weights. --save-weights with --force trains "
+            "them anew.",
+            stacklevel=2,
+        )
 
 
 def _no_match(pattern: str) -> NoReturn:

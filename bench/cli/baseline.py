@@ -18,6 +18,7 @@ from bench.cli.compare import (
     NumClassesOption,
     StepOption,
     ThreadsOption,
+    check_models,
     create_options,
     progress_on_stderr,
 )
@@ -71,6 +72,7 @@ def save(
     """
     from bench.gate.compare import save as save_side
 
+    check_models(models, side)
     options = create_options(
         models,
         budget=budget,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -53,10 +54,13 @@ NumClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of cla
 InChansOption = Annotated[int | None, typer.Option(min=1, help="Channels of the images; default: 3.")]
 DTypeOption = Annotated[DType | None, typer.Option(help="Number format of both sides, by autocast; default: float32.")]
 ToleranceOption = Annotated[
-    float, typer.Option(min=0.001, max=1, help="A change of the time of a step that is smaller does not matter.")
+    float, typer.Option(min=0.001, max=1, help="A smaller change of a step's time does not matter; 0.05 is 5%.")
 ]
 AsRunOption = Annotated[
-    bool, typer.Option("--as-run", help="As zoobench run trains: mode train, its threads, batch, dtype and layout.")
+    bool,
+    typer.Option(
+        "--as-run", help="As zoobench run begins: training, all threads, batch 128, its first dtype and layout."
+    ),
 ]
 
 
@@ -117,6 +121,7 @@ def compare(
     if markdown == "-" and as_json:
         raise ConfigError("--json and --markdown - would both be printed: give --markdown a file.")
     sides = load_sides(base, head, folder)
+    check_models(models, head)
     past = sides[0] if isinstance(sides[0], Baseline) else None
     options = create_options(
         models,
@@ -148,6 +153,18 @@ def compare(
         raise typer.Exit(code)
 
 
+def check_models(models: str | None, side: str | None) -> None:
+    """Raise `ConfigError` where ``--models`` has nothing to choose: the side is a model itself."""
+    from bench.gate.baselines import PREFIX
+    from bench.gate.revisions import is_model
+
+    if models is not None and side is not None and not side.startswith(PREFIX) and is_model(side):
+        raise ConfigError(
+            f"{side!r} names the model itself, so that --models {models!r} has nothing to choose: leave it out, or "
+            "name a revision as git:REV."
+        )
+
+
 def create_options(
     models: str | None,
     *,
@@ -166,6 +183,8 @@ def create_options(
     from bench.gate.result import CompareOptions
     from bench.gate.timing.subject import Setting
 
+    if past is not None and device == "auto" and past.environment.get("machine", {}).get("device") == "cpu":
+        device = "cpu"  # the baseline's own, whatever else is here
     values: dict[str, Any] = {"device": device}
     if past is not None:
         values |= dataclasses.asdict(past.task)
@@ -220,8 +239,6 @@ def progress_on_stderr() -> Iterator[Callable[[str], None]]:
 def _print(comparison: Comparison, as_json: bool, markdown: str | None, out: Path | None) -> None:
     from bench.gate.summary import comparison_to_dict, raw_to_dict, render_markdown
 
-    if out is not None:
-        out.write_text(json.dumps(raw_to_dict(comparison), allow_nan=False) + "\n", encoding="utf-8")
     if markdown == "-":
         print(render_markdown(comparison), end="")
     elif as_json:
@@ -231,6 +248,8 @@ def _print(comparison: Comparison, as_json: bool, markdown: str | None, out: Pat
     if markdown not in (None, "-"):
         with Path(markdown).open("a", encoding="utf-8") as file:
             file.write(render_markdown(comparison))
+    if out is not None:
+        out.write_text(json.dumps(raw_to_dict(comparison), allow_nan=False) + "\n", encoding="utf-8")
 
 
 def print_table(comparison: Comparison) -> None:
@@ -278,5 +297,9 @@ def _parse_fail_on(text: str | None) -> list[str]:
 
 def _check_folder(file: Path | None) -> None:
     """Refuse an output that cannot be written before the minutes of measuring, not after."""
-    if file is not None and not file.parent.is_dir():
+    if file is None:
+        return
+    if not file.parent.is_dir():
         raise ConfigError(f"{file} cannot be written: its folder {file.parent} does not exist. Create it first.")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"{file} cannot be written: it is a folder, or write-protected. Name another file.")

@@ -147,7 +147,9 @@ def _write_report(results: str, *, quiet: bool) -> None:
 
 
 def _print_phase(event: Any) -> None:
-    if sys.stderr.isatty():  # no spinner: it would take its share of the CPU from what is measured
+    from bench.events import Phase
+
+    if isinstance(event, Phase) and sys.stderr.isatty():  # no spinner: it would take CPU from what is measured
         print(event.phase.replace("_", " "), file=sys.stderr)
 
 

@@ -25,7 +25,12 @@ def history(
         typer.Option("--results", metavar="DIR", help="Folder of records; repeatable. results if omitted."),
     ] = None,
     metric: Annotated[str, typer.Option(metavar="KEY", help="Metric to follow.")] = "throughput_img_per_s",
-    alpha: Annotated[float, typer.Option(min=0.002, max=0.5, metavar="P", help="Probability of a false step.")] = 0.05,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            min=0.002, max=0.5, metavar="P", help="Highest probability of finding a step where there is none."
+        ),
+    ] = 0.05,
     undisturbed: Annotated[bool, typer.Option("--undisturbed", help="Leave disturbed records out.")] = False,
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it, as .svg, .png or .pdf.")] = None,
     as_json: JsonOption = False,
@@ -42,6 +47,7 @@ def history(
     points = load_points(results or ["results"], model, metric, undisturbed=undisturbed)
     steps = find_steps(points, metric, alpha)
     if figure is not None:
+        figure.parent.mkdir(parents=True, exist_ok=True)
         plot_history(points, steps, metric, f"{model}: {metric}").savefig(figure)
     if as_json:
         series = [

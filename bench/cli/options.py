@@ -56,7 +56,7 @@ CudaGraphOption = Annotated[
     bool, typer.Option("--cuda-graph", help="Replay each step as a CUDA graph: without the time of launching kernels.")
 ]
 StepOption = Annotated[Step, typer.Option(help="Time inference or a training step.")]
-BudgetOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Time to spend on each model.")]
+BudgetOption = Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Most time to spend on each model.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, metavar="N", help="Images per step.")]
 OptionalBatchSizeOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Images per step; chosen for each model if omitted.")

@@ -1,4 +1,4 @@
-"""Commands on what plans have left in their results folders: report, verify, export, watch."""
+"""Commands on what plans have left in their results folders: report, figures, verify, export, watch."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ def report(
 
     folders = _results_folders(plan, results)
     plans = own_or_inner_plans(folders)
+    if model is not None and latex:
+        raise ConfigError("--latex is for the leaderboard, not for the page of one --model: leave one of them out.")
     if model is not None and beside:
         raise ConfigError(
             "--beside is for the page that compares models, not for one of --model: leave one of them out."
@@ -95,7 +97,7 @@ def verify(
 
     A plan's report is also checked against the plan's records.
 
-    Exit status: 0 everything matches, 1 something does not.
+    Exit status: 0 everything matches, 1 something does not, 2 bad input.
     """
     from reports.pages.verify import verify_page
 
@@ -138,7 +140,9 @@ def export(
 
 
 def figures(
-    plan: PlanArgument = None,
+    plan: Annotated[
+        str | None, typer.Argument(metavar="PLAN", help="A plan's name; needed if there are several.")
+    ] = None,
     results: SeveralResultsOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the pictures.")] = Path("figures"),
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Those of this architecture's page.")] = None,

@@ -58,6 +58,8 @@ def study(
 
     Exit status: 0 all runs completed or diverged, whatever the verdict, 1 some failed, 2 bad input, 130 interrupted.
     """
+    if as_json and as_markdown:
+        raise ConfigError("--json and --markdown would both be printed: give one of them.")
     if name is None:
         _print_studies(results, as_json=as_json, as_markdown=as_markdown)
         return

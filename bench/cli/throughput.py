@@ -84,7 +84,7 @@ def throughput(
         DType | None,
         typer.Option(
             metavar="TYPE",
-            help="float32, bfloat16 or float16; in training, of autocast.",
+            help="float32, bfloat16 or float16; training uses it by autocast.",
             show_default="the faster one in training, float32 or bfloat16, as `zoobench run` chooses",
         ),
     ] = None,
@@ -140,6 +140,8 @@ def throughput(
     if channels_last is not None:
         setting = dataclasses.replace(setting, channels_last=channels_last)
     modes = ("infer", "train") if mode is Mode.BOTH else (mode.value,)
+    if batch_sizes is not None and "infer" not in modes:
+        raise ConfigError("--batch-sizes times inference, which --mode train leaves out: leave one of them out.")
     choices = {"autocast": dtype, "channels_last": channels_last}
     open_options = {name for name, named in choices.items() if named is None and not exported}
     found = look_at_speed(model, setting, config, modes, num_classes, _phase_printer(), open_options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import os
 import re
 import statistics
 from collections.abc import Sequence
@@ -22,14 +23,13 @@ from bench.gate.exact import Counts
 from bench.gate.revisions import Side
 from bench.gate.statistics.paired import estimate_log_ratio
 from bench.gate.statistics.verdicts import Clocks
-from bench.gate.timing.reference import Workload, check_workload
+from bench.gate.timing.reference import REFERENCE, Workload, check_workload
 from bench.gate.timing.rounds import estimate_clocks
 from bench.gate.timing.sample import PairSample, Seconds
 from bench.gate.timing.subject import Task
 from bench.records import parse_json, write_atomically
 
 SCHEMA_VERSION: Literal[1] = 1
-DEFAULT_FOLDER = "results/baselines"
 PREFIX = "baseline:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -136,6 +136,13 @@ class Baseline(_Frozen):
     environment: Annotated[dict[str, Any], BeforeValidator(_lay_out)]
     entries: Annotated[dict[str, Entry], Field(alias="figures")]
 
+    @model_validator(mode="after")
+    def _has_workloads(self) -> Self:
+        lacking = [name for name, entry in self.entries.items() if entry.pairs and entry.workload is None]
+        if self.reference == REFERENCE and lacking:
+            raise ValueError(f"timed beside {REFERENCE}, but without their workload: {', '.join(lacking)}")
+        return self
+
     @property
     def title(self) -> str:
         """As the user names it."""
@@ -232,10 +239,15 @@ def save_baseline(folder: str | Path, baseline: Baseline) -> Path:
 
 
 def check_new(folder: str | Path, name: str, overwrite: bool) -> None:
-    """Raise `BaselineError` now, before anything is measured, if there is one of that name and it must stay."""
+    """Raise `BaselineError` before anything is measured, if one of that name must stay or none can be written."""
     if baseline_path(folder, name).exists() and not overwrite:
         raise BaselineError(
             f"there is a baseline {name!r} in {folder} already. Choose another name, or replace it with --overwrite."
+        )
+    place = next(each for each in (Path(folder).absolute(), *Path(folder).absolute().parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise BaselineError(
+            f"the folder of baselines {str(folder)!r} cannot be written. Name another with --baselines."
         )
 
 

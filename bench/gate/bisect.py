@@ -117,6 +117,7 @@ class _Search:
         self.good, self.bad = (self._commit(resolve_commit(self.repository, each)) for each in (good, bad))
         self.options, self.history, self.progress = options, history, progress
         self.trials: list[Trial] = []
+        self.narrowed = False
         if self.good == self.bad:
             raise RevisionError(f"{good} and {bad} are the same commit, {self.good}: name a later one as BAD.")
         try:
@@ -141,6 +142,7 @@ class _Search:
             )
         # What is looked for is the change of these: another model's does not make a commit bad.
         self.options = replace(self.options, models=[result.model for result in first.results])
+        self.narrowed = True
         good, bad, left_out = [self.good.sha], self.bad.sha, set[str]()
         while True:
             suspects = self._suspects(good, bad)
@@ -202,7 +204,7 @@ class _Search:
                 comparison = compare(f"git:{base.sha}", f"git:{commit.sha}", options, self.progress)
             except UserError as error:
                 return Trial(commit, "skipped", str(error).rstrip("."))
-            trial = _judge(commit, comparison)
+            trial = _judge(commit, comparison, narrowed=self.narrowed)
             if trial.outcome != "inconclusive":
                 break
         return trial
@@ -217,14 +219,18 @@ class _Search:
         return Commit(*shown.split("\0"))
 
 
-def _judge(commit: Commit, comparison: Comparison) -> Trial:
+def _judge(commit: Commit, comparison: Comparison, *, narrowed: bool) -> Trial:
+    """What a comparison says of a commit; ``narrowed`` to the models whose change is looked for, all must be there."""
     budget = comparison.options.budget_seconds
     if comparison.environment_differences:
         return Trial(commit, "skipped", "; ".join(comparison.environment_differences))
-    by_status = {status: tuple(each for each in comparison.results if each.status == status) for status in _ORDER}
+    results = comparison.results
+    if not narrowed:  # what only one side has did not become slower
+        results = tuple(each for each in results if each.status not in ("missing", "new")) or results
+    by_status = {status: tuple(each for each in results if each.status == status) for status in _ORDER}
     status = next((status for status in _ORDER if by_status[status]), None)
     if status is None:
-        return Trial(commit, "good", _describe(comparison.results), comparison.results, budget)
+        return Trial(commit, "good", _describe(results), results, budget)
     return Trial(commit, _ORDER[status], _describe(by_status[status]), by_status[status], budget)
 
 

@@ -97,8 +97,8 @@ def open_sides(base: str, head: str) -> Iterator[tuple[Side, Side]]:
 
     Both sides are models, or neither is: a model's name alone says nothing about the code of another side.
     """
-    if _is_model(base) != _is_model(head):
-        model, other = (base, head) if _is_model(base) else (head, base)
+    if is_model(base) != is_model(head):
+        model, other = (base, head) if is_model(base) else (head, base)
         raise SideError(
             f"{model!r} names a model and {other!r} does not. Compare two models by name; or two revisions, working "
             "trees or environments (git:REV, ., env:PATH), with --models to choose their models."
@@ -114,7 +114,8 @@ def open_side(text: str | None) -> Iterator[Side]:
         yield _with_commit(Side("the installed zoo", root=_own_root())) if text is None else _open(text, stack)
 
 
-def _is_model(text: str) -> bool:
+def is_model(text: str) -> bool:
+    """Whether a side names a model of the installed zoo, and no revision, working tree or environment."""
     return text != "." and not text.startswith(("git:", "env:"))
 
 

@@ -148,7 +148,7 @@ class EvaluationRun(NetworkRun):
                 if config.speed:
                     self._measure(self.model, ("infer",))
                 if config.measure.probes:
-                    self._probe(self.model, self.dataset, self._stream(self.images))
+                    self._probe(self.model, self.dataset, self._stream(self.images), self.images, self.labels)
         return "completed"
 
     def _stream(self, images: Images) -> Any:

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 StartMethod = Literal["fork", "spawn"]
 SHUTDOWN_SECONDS = 5
-"""What a rank that is told to end has until it is killed."""
+"""Between telling a rank to end and killing it."""
 LOST_SECONDS = 10
-"""What a rank that has lost another one waits to be ended by the launcher, before it fails itself."""
+"""How long a rank that has lost another waits for the launcher to end it, before it fails itself."""
 JOIN_SECONDS = 900
 """How long one machine waits for the others."""
 OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")
@@ -108,7 +108,7 @@ def do_rank(job: Job, events: Connection) -> None:
 
 
 def _end_as_told() -> None:
-    """Let this rank end when it is told to, in whatever it waits for, and when its launcher is gone."""
+    """Let a signal end this rank whatever it waits for, and end it when its launcher is gone."""
     for each in (signal.SIGTERM, signal.SIGINT):  # the launcher's handlers, where this is a fork of it
         signal.signal(each, signal.SIG_DFL)
     if sys.platform == "linux":

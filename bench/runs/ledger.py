@@ -52,6 +52,10 @@ class Ledger:
         """The attempts at a job's run."""
         return cls(job.results, job.config.run_id, job.job_id)
 
+    def has_begun(self) -> bool:
+        """Whether the job has tried the run before, as where an executor lost its machine."""
+        return any(each.get("job_id") == self._job_id for each in self._read().values())
+
     def begin(self, attempt: Attempt) -> None:
         """Note that the job tries the run."""
         self._own = attempt | {"job_id": self._job_id}
@@ -124,7 +128,7 @@ def explain_death(exit_code: int, oom_kills: int | None, who: str = "the process
 
     Args:
         exit_code: its exit status, negative for a signal.
-        oom_kills: how many processes the kernel has ended for want of memory meanwhile; None where it does not say.
+        oom_kills: how many processes the kernel has killed meanwhile because memory ran out; None if unknown.
         who: what the message calls it.
     """
     if exit_code >= 0:

@@ -33,7 +33,7 @@ def only_one(results: str, run_id: str, on_wait: Callable[[], object]) -> Iterat
         return
     import fcntl
 
-    byte = int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:7]) >> 1
+    byte = _byte_of(run_id)
     with contextlib.ExitStack() as stack:
         try:
             Path(results).mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,26 @@ def only_one(results: str, run_id: str, on_wait: Callable[[], object]) -> Iterat
                 raise unwritable(results, error) from error
             warnings.warn(f"{results!r} has no locks: let no two commands do the same runs in it.", stacklevel=2)
         yield
+
+
+def is_held(results: str, run_id: str) -> bool:
+    """Whether another process has the run's lock; False where there are no locks."""
+    if not HAS_LOCKS or not is_local(results):
+        return False
+    import fcntl
+
+    try:
+        with (Path(results) / LOCKS).open("a") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(run_id))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _byte_of(run_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:7]) >> 1
 
 
 WAITING, USING = 0, 1

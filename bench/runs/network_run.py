@@ -317,7 +317,7 @@ class NetworkRun(abc.ABC):
             runtime="compile" if self.form.compile else "eager",
         )
 
-    def _probe(self, model: nn.Module, dataset: Dataset, test: Stream) -> None:
+    def _probe(self, model: nn.Module, dataset: Dataset, stream: Stream, images: Any, labels: Any) -> None:
         """Keep, beside the record, the card and what only the live network can tell; for the report.
 
         A network that labels pixels is asked for an image's mean, and held against what covers most of the canvas.
@@ -329,11 +329,10 @@ class NetworkRun(abc.ABC):
         from bench.timing.probes import measure_probes, save_probes
         from bench.training.dense import ImageLogits
 
-        count = min(PROBE_IMAGES, self.environment["data"]["test"])  # a plan that limits test wants it to be short
-        network, labels = model, torch.tensor(dataset.test.labels[:count])
-        images = torch.tensor(dataset.test.images[:count])
-        if isinstance(test, MosaicStream):
-            network, (images, maps) = ImageLogits(model), next(test.fixed_canvases())
+        count = min(PROBE_IMAGES, len(labels))
+        network, images, labels = model, torch.as_tensor(images[:count]), torch.as_tensor(labels[:count])
+        if isinstance(stream, MosaicStream):
+            network, (images, maps) = ImageLogits(model), next(stream.fixed_canvases())
             images, labels = images.permute(0, 3, 1, 2)[:count], maps.flatten(1).mode().values[:count]
 
         def prepare(images: torch.Tensor) -> torch.Tensor:

@@ -72,6 +72,13 @@ class RayExecutor:
         threads = plan.threads or max(1, int(min(node["Resources"].get("CPU", 1) for node in nodes)) // plan.nproc)
         wanted = plan.model_copy(update={"threads": threads}).model_dump_json()
         gpus = plan.nproc * int(plan.device.startswith("cuda") or (plan.device == "auto" and _has_gpu(nodes[0])))
+        for what, needed in (("CPU", plan.nproc * threads), ("GPU", gpus)):
+            most = max(node["Resources"].get(what, 0) for node in nodes)
+            if needed > most:
+                raise ConfigError(
+                    f"a run of {plan.nproc} processes with {threads} threads each needs {needed} {what}s on one "
+                    f"machine, and the largest of the Ray cluster has {most:g}. Give a smaller --threads or --nproc."
+                )
         refused = []
         for node in nodes:
             task = self._remote(_resolve, node["NodeID"], num_cpus=1, num_gpus=gpus)

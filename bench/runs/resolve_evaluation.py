@@ -202,6 +202,7 @@ class _Trained:
 
     options: dict[str, Any] = field(default_factory=dict)
     test_flip: bool = False
+    test_shift: int = 0
     input_size: int | None = None
     val_fraction: float = 0.1
     limit_train: int | None = None
@@ -222,6 +223,7 @@ class _Trained:
         return cls(
             options=model_options(model, recipe),
             test_flip=recipe.test_flip,
+            test_shift=recipe.test_shift,
             input_size=config["input_size"],
             val_fraction=config["val_fraction"],
             limit_train=config["limit_train"],
@@ -257,6 +259,8 @@ def _notes(config: EvaluationConfig, dataset: Dataset, trained: _Trained) -> Ite
             f"the weights were trained for the classes {', '.join(trained.classes)}, and {config.data!r} has "
             f"{', '.join(dataset.classes)}"
         )
+    if trained.test_shift:
+        yield f"the run was also tested on views shifted by {trained.test_shift} pixels, which are left out here"
     if config.split == "val" and trained.input_size is None:
         yield (
             f"'val' is {config.val_fraction:.0%} of the training images as zoobench holds them out: another program "

@@ -22,6 +22,7 @@ from bench.records import (
 )
 from bench.runs.executors import Executor, LocalExecutor
 from bench.runs.job_description import Job
+from bench.runs.locks import is_held
 from bench.runs.measure_again import is_measured_as
 from bench.runs.shards import Shard, choose_shard
 from bench.signals import ended_by_signals
@@ -153,10 +154,14 @@ def _finished(results: str, run: RunConfig) -> RunRecord | None:
 
 
 def _remove_checkpoints(results: str, done: Collection[str]) -> None:
-    """Those of runs that were killed when they had saved their record; what cannot be removed stays."""
+    """Those of runs that were killed when they had saved their record, unless another command does them again.
+
+    What cannot be removed stays.
+    """
     fs, folder = file_system(f"{results.rstrip('/')}/checkpoints")
     for path in fs.glob(f"{folder}/*"):
-        if str(path).rstrip("/").rpartition("/")[2] in done:
+        run_id = str(path).rstrip("/").rpartition("/")[2]
+        if run_id in done and not is_held(results, run_id):
             with contextlib.suppress(OSError):
                 fs.rm(path, recursive=True)
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bench.config import Plan, RunConfig
 from bench.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 OVERHEAD_SECONDS = 5.0
 """Of a run besides training and measuring: start, data, test, probes."""
@@ -91,7 +88,7 @@ def _count_macs(run: RunConfig) -> int:
     options = model_options(run.model, run.recipe)
     try:
         return count_by_shapes(
-            lambda: zoo.create_model(run.model, 10, size, 3, **options),
+            lambda: zoo.create_model(run.model, NUM_CLASSES, size, 3, **options),
             lambda model: count_macs(model, (3, size, size)),
         )
     except Exception:  # noqa: BLE001 - whatever a network raises, its run says so

@@ -55,7 +55,7 @@ class Run(NetworkRun):
             f"{self.job.results.rstrip('/')}/checkpoints/{config.run_id}", self.job.checkpoint_seconds
         )
         if self.ranks.rank == 0:
-            if self.job.fresh:
+            if self.job.fresh and not self.ledger.has_begun():  # an executor's retry goes on from its own
                 self.checkpoints.remove()
             if self.job.trained is None:
                 self.ledger.begin(self.job.attempt() | {"step": self.checkpoints.last_step()})
@@ -75,7 +75,9 @@ class Run(NetworkRun):
         with self._alone():
             self._measure_speed(model, streams["train"])
             if config.measure.probes and self.job.trained is None and self.ranks.rank == 0:
-                self._probe(model, dataset, streams["test"])
+                count = self.environment["data"]["test"]  # a plan that limits test wants it to be short
+                images, labels = dataset.test.images[:count], dataset.test.labels[:count]
+                self._probe(model, dataset, streams["test"], images, labels)
         return "completed"
 
     def _load(self) -> tuple[Dataset, nn.Module, dict[str, Stream]]:

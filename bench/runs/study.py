@@ -59,8 +59,9 @@ def run_study(
         )
         outcome = run(force=force, save_weights=variant in sources)
         runs[variant] = [record.run_id for record in outcome.records] + [each.run_id for each in outcome.left]
-        if variant in sources and outcome.skipped and find_stored(results, "weights", runs[variant][0]) is None:
-            outcome = run(force=True, save_weights=True)  # trained before, and not kept
+        had_been_trained = outcome.skipped or outcome.measured_again
+        if variant in sources and had_been_trained and find_stored(results, "weights", runs[variant][0]) is None:
+            outcome = run(force=True, save_weights=True)  # its weights were not kept
         outcomes.append(outcome)
         _save(study, results, overrides, weights, runs)
         if outcome.interrupted:

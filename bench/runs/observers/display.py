@@ -48,6 +48,9 @@ class LineDisplay:
                 label = f"[{self._begun}/{self._total}] {config.model} seed {config.seed}"
                 self._runs[run_id] = label, _Pace()
                 self._say(f"{label}: begins", run_id)
+            case Phase("waiting", run_id):
+                label = self._runs[run_id or self._last][0]
+                self._say(f"{label}: waits for another process, which does the same run in this folder", run_id)
             case Row(row, share, run_id):
                 run_id = run_id or self._last
                 label, pace = self._runs[run_id]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 import zoo
 from bench.cli.app import app
 from bench.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -47,6 +50,38 @@ def test_the_table_says_what_was_loaded_how_images_were_prepared_and_what_came_o
     last = next(line for line in result.output.splitlines() if line.startswith("jpeg compression"))
     assert last.split()[2:] == [f"{100 * value:.2f}" for value in (*rows[-1], sum(rows[-1]) / 5)]
     assert (weights.parent / "results/report/index.html").is_file()
+
+
+def test_in_a_terminal_the_phases_are_shown(weights):
+    terminal, child = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "zoobench",
+        "evaluate",
+        "simple_cnn",
+        "--weights",
+        str(weights),
+        "--data",
+        "digits",
+    ]
+    command += [
+        "--results",
+        str(weights.parent),
+        "--limit-test",
+        "20",
+        "--no-probes",
+        "--normalization",
+        "data",
+        "--json",
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=child, cwd=ROOT)
+    os.close(child)
+    shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert done.returncode == 0, shown
+    assert json.loads(done.stdout)["status"] == "completed"
+    assert [line for line in shown.splitlines() if line in ("load", "test")] == ["load", "test"]
 
 
 def test_bad_input_is_the_users_error(weights):

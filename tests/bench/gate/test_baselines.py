@@ -22,6 +22,7 @@ from bench.gate.pytest_benchmark import import_pytest_benchmark
 from bench.gate.result import CompareOptions
 from bench.gate.summary import render_markdown
 from bench.gate.timing.interference import Notice
+from bench.gate.timing.reference import REFERENCE
 from bench.gate.timing.sample import Abba, Block, PairSample
 
 SUITE = """
@@ -74,6 +75,13 @@ def test_a_damaged_baseline_is_named_with_what_is_wrong(tmp_path, content, shown
     baselines, damaged = list_baselines(tmp_path)
     assert [each.name for each in baselines] == ["other"]
     assert len(damaged) == 1
+
+
+def test_a_network_without_the_workload_it_was_timed_beside_is_refused():
+    entry = Entry(batch_size=4, step_ms=30.0, pairs=(pair(),))
+    content = baseline(net=entry).model_dump(mode="json") | {"reference": REFERENCE}
+    with pytest.raises(ValueError, match="without their workload: net"):
+        Baseline.model_validate(content)
 
 
 def test_times_that_are_none_are_refused():

@@ -130,6 +130,14 @@ def test_no_difference_and_bad_input(history):
         bisect("good", "HEAD", CompareOptions(("smal",), decide="counts"))
 
 
+def test_a_model_that_only_one_side_has_is_no_obstacle(history):
+    history.replace("zoo/__init__.py", '"wide": 16', '"wide": 16, "newer": 4')
+    history.commit("a third architecture")
+    found = bisect("good", "HEAD", CompareOptions(("*",), decide="counts"))
+    assert found.verdict == "nothing"
+    assert "newer" not in found.summary
+
+
 def test_an_inconclusive_comparison_is_repeated_with_twice_the_budget(history):
     commit(history, "a")
     lines = []

@@ -72,9 +72,14 @@ def test_the_weights_of_a_run_give_what_its_record_says(trained):
         assert again.config["test_flip"]
         assert again.config["budget"] is None
         assert len(again.environment["weights"]["loaded"]) == record_tensors(results, record)
-    on_val = evaluate("vgg11", record.run_id, results, split="val")
+    probed = MeasureConfig(seconds=0.1, batch_size=4)
+    on_val = evaluate("vgg11", record.run_id, results, split="val", measure=probed)
     assert on_val.metrics["val_top1"] == record.metrics["val_top1"]
     assert "test_top1" not in on_val.metrics
+    assert [flag.kind for flag in on_val.flags if flag.kind == "no_probes"] == []
+    with np.load(find_stored(str(results), "probes", on_val.run_id)) as probes:
+        assert len(probes["map_images"]) > 0
+        assert (probes["layer_seconds"] > 0).all()
 
 
 def record_tensors(results, record):

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import zoo
+from bench.cli.app import app
 from bench.config import load_plan
 from bench.events import PlanBegins
 from bench.records import RunRecord
@@ -82,3 +84,10 @@ def test_a_budget_says_itself_how_long_it_takes(runs):
     seconds = run.budget.model_copy(update={"epochs": None, "seconds": 90.0})
     (_, line) = said(plan, [run.model_copy(update={"budget": seconds})])
     assert "1.5 minutes a run" in line
+
+
+def test_the_command_says_it_before_its_first_run(runs, tmp_path):
+    plan = ["cifar10", "--data", "digits", "--models", "lenet5", "--seeds", "0"]
+    output = CliRunner().invoke(app, ["run", *plan, "--results", str(tmp_path)]).output
+    assert "NOT YET MEASURED" in output
+    assert output.index("NOT YET MEASURED") < output.index("lenet5 seed 0: begins")

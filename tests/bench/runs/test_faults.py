@@ -21,9 +21,9 @@ from bench.records import find_record, read_records, record_paths
 from bench.runs.executors import LocalExecutor
 from bench.runs.job import run_job
 from bench.runs.job_description import Job
-from bench.runs.locks import only_one
+from bench.runs.locks import is_held, only_one
 from bench.runs.resolve import resolve_plan
-from bench.runs.runner import run_plan
+from bench.runs.runner import _remove_checkpoints, run_plan
 from bench.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[3]
@@ -44,7 +44,7 @@ def plan(*models, **overrides):
 CONTROLLER = """
 import json, sys
 from bench.config import load_plan
-from bench.runs.runner import run_plan
+from bench.runs.runner import _remove_checkpoints, run_plan
 from bench.runs.shards import parse_shard
 
 class Print:
@@ -154,7 +154,7 @@ def test_a_job_tried_again_leaves_its_record_once(tmp_path):
 
 HOLDER = """
 import sys
-from bench.runs.locks import only_one
+from bench.runs.locks import is_held, only_one
 with only_one(sys.argv[1], "run", lambda: print("waits", flush=True)):
     print("holds", flush=True)
     sys.stdin.read()
@@ -162,11 +162,17 @@ with only_one(sys.argv[1], "run", lambda: print("waits", flush=True)):
 
 
 def test_a_run_s_lock_ends_with_its_holder_and_holds_up_no_other_run(tmp_path):
+    for run_id in ("run", "done"):
+        (tmp_path / "checkpoints" / run_id).mkdir(parents=True)
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     with subprocess.Popen(command, **pipes) as first, subprocess.Popen(command, **pipes) as second:
+        assert not is_held(str(tmp_path), "another run")
         holder, waiting = (first, second) if first.stdout.readline() == "holds\n" else (second, first)
         assert holder is second or waiting.stdout.readline() == "waits\n"
+        assert is_held(str(tmp_path), "run")
+        _remove_checkpoints(str(tmp_path), ["run", "done"])
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["run"]
         with only_one(str(tmp_path), "another run", pytest.fail):
             holder.send_signal(signal.SIGKILL)
         assert waiting.stdout.readline() == "holds\n"

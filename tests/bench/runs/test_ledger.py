@@ -1,4 +1,4 @@
-"""A record says what became of each attempt at its run, and a killed process is told from one that has exited."""
+"""A record lists the attempts at its run and how each ended: by an exit, an exception or a signal."""
 
 import json
 import os
@@ -39,7 +39,10 @@ def endings(described):
 def test_what_nobody_could_say_is_lost_and_a_job_speaks_of_its_own_attempts_only(tmp_path):
     first, second, third = (Ledger(str(tmp_path), "run", job) for job in "abc")
     assert first.describe() == {}
+    assert not first.has_begun()
     first.begin({"step": 0})
+    assert Ledger(str(tmp_path), "run", "a").has_begun()  # tried again, on another machine
+    assert not second.has_begun()
     Ledger(str(tmp_path), "run", "a").end("killed")  # by the one that waited for it
     second.begin({"step": 3})
     third.begin({"step": 3})

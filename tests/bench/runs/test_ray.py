@@ -114,5 +114,8 @@ def test_a_cluster_that_is_not_there_and_a_gpu_that_no_node_has_are_refused(clus
     plan = load_plan("quick", FAST | {"device": "cuda"})
     with pytest.raises(ConfigError, match="no machine of the Ray cluster has a GPU"):
         run_plan(plan, str(tmp_path), executor=RayExecutor(cluster.address))
+    for asked in ({"threads": 64}, {"threads": 16, "nproc": 4}):
+        with pytest.raises(ConfigError, match=r"needs 64 CPUs on one machine, and the largest"):
+            run_plan(load_plan("quick", FAST | asked), str(tmp_path), executor=RayExecutor(cluster.address))
     with pytest.raises(ConfigError, match=r"no Ray cluster to be reached at --address '127.0.0.1:1'"):
         run_plan(plan, str(tmp_path), executor=RayExecutor("127.0.0.1:1"))

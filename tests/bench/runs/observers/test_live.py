@@ -75,6 +75,7 @@ def test_several_runs_at_once_each_have_their_lines_and_one_that_is_tried_again_
     observers = [LiveLog(str(tmp_path)), LineDisplay(Console(file=out, width=200))]
     events = [PlanBegins(RUNS), RunBegins(RUNS[0]), RunBegins(RUNS[1])]
     events += [Row(row(epoch, 1.0), 0.1, RUNS[0].run_id) for epoch in (0, 1, 2, 1)]
+    events += [Phase("waiting", RUNS[1].run_id), Phase("test", RUNS[1].run_id)]
     events += [Note("fits", RUNS[0].run_id), Note("fits too", RUNS[1].run_id)]
     for event in events:
         for observer in observers:
@@ -85,6 +86,9 @@ def test_several_runs_at_once_each_have_their_lines_and_one_that_is_tried_again_
     lines = out.getvalue().splitlines()
     assert lines[:2] == [f"[{k + 1}/4] {RUNS[k].model} seed {RUNS[k].seed}: begins" for k in (0, 1)]
     assert f"[1/4] {RUNS[0].model} seed {RUNS[0].seed}: fits" in lines
+    assert [line for line in lines if "waits" in line] == [
+        f"[2/4] {RUNS[1].model} seed {RUNS[1].seed}: waits for another process, which does the same run in this folder"
+    ]
     assert f"[2/4] {RUNS[1].model} seed {RUNS[1].seed}: fits too" in lines
     assert lines[-1].startswith("[1/4] ")
 
