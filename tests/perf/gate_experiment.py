@@ -9,6 +9,7 @@ With ``--others``, two gates as they are in use, given as many seconds on top of
 medians, and the rule of asv (a factor of 1.1 and a Mann-Whitney test at 0.002), both on blocks of separate processes,
 base first, then head.
 
+    python tests/perf/gate_experiment.py --calls 10 --others --seconds 10 --out results/gate.jsonl
     python tests/perf/gate_experiment.py --calls 100 --seconds 10 --out results/gate.jsonl
     python tests/perf/gate_experiment.py --show --out results/gate.jsonl
 
