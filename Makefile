@@ -12,7 +12,7 @@ bench: $(STAMP)  ## Benchmark one or two architectures of each family on digits:
 	$(BIN)/zoobench run quick
 
 test: $(STAMP)-test  ## Run the whole test suite.
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)-dev  ## Check style, types and import contracts.
 	$(BIN)/ruff check .

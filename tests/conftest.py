@@ -4,7 +4,8 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -56,6 +57,24 @@ def cifar10_jpeg() -> Path:
         reason = f"ZOOBENCH_DATA names no folder that holds {CIFAR10_JPEG}"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     return folder
+
+
+@pytest.fixture
+def zoobench_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """The command line in this process, which has imported torch already; ``columns`` is the width of the terminal."""
+    from bench.cli.app import main
+
+    def run(*arguments: object, columns: int | str = 120) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.setattr(sys, "argv", ["zoobench", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", str(columns))
+        capfd.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            main()
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture

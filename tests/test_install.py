@@ -86,7 +86,7 @@ def test_with_the_fixture(throughput):
     def net():
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 10))
 
-    throughput.compare(net(), net(), input_size=8, batch_size=2, budget=10, tolerance=0.5)
+    throughput.compare(net(), net(), input_size=8, batch_size=2, budget=2, tolerance=0.5)
 """
 IN_TURN = (
     FIXTURE_TESTS

@@ -19,8 +19,9 @@ from bench.timing.clock import Clock, Step
 from bench.timing.setting import Setting
 
 FORM_SECONDS = 0.1
-"""For each form, and at least `MIN_BLOCKS`."""
+"""For each form, and at least `MIN_BLOCKS`, after two steps that warm up."""
 MIN_BLOCKS, BLOCK_SECONDS = 2, 0.01
+LEAST_STEPS = 2 + MIN_BLOCKS
 SIDES, SIDES_CUDA = (512, 1024, 2048), (2048, 4096, 8192)
 """Of the matrices."""
 MAX_STEP_SECONDS = 1.0
@@ -55,12 +56,16 @@ class Peak(NamedTuple):
         return self.by_form[self.form]
 
 
-def measure_peak(setting: Setting, clock: Clock) -> Peak:
-    """Time each form in the setting's layout and in the type that it multiplies; of each its fastest block counts."""
+def measure_peak(setting: Setting, clock: Clock, seconds: float = math.inf) -> Peak:
+    """Time each form in the setting's layout and in the type that it multiplies; of each its fastest block counts.
+
+    Forms that would take more than ``seconds`` each are left out, so that a short measurement stays short.
+    """
     rates: dict[str, float] = {}
+    limit = min(MAX_STEP_SECONDS, seconds / LEAST_STEPS)
     with setting.inference():
         for form in create_forms(setting):
-            if not rates or form.macs / max(rates.values()) <= MAX_STEP_SECONDS:
+            if not rates or form.macs / max(rates.values()) <= limit:
                 rates[form.name] = form.macs / _fastest(form.step, clock)
     return Peak(rates)
 

@@ -117,7 +117,7 @@ class _Measurement:
 
     def execute(self, modes: tuple[str, ...], create_training_step: CreateTrainingStep | None) -> None:
         self.announce("measure_peak")
-        peak = measure_peak(self.setting, self.clock)
+        peak = measure_peak(self.setting, self.clock, self.config.seconds)
         self.found.environment |= {
             "setting": self.setting.describe(),
             "precision": describe_precision(),  # as measured: training may have had other flags

@@ -126,7 +126,7 @@ def campaign(
     runs = resolve_plan(load_plan("quick", PLAN | {"seeds": list(range(seeds))}), data_dir=None)
     # The machine's peak is measured once: each run would spend most of its time there, where it writes nothing.
     peak = measure_peak(Setting(torch.device("cpu"), runs[0].input_size), create_clock(torch.device("cpu")))
-    speed.measure_peak = lambda setting, clock: peak
+    speed.measure_peak = lambda setting, clock, seconds: peak
     began, before = time.perf_counter(), result["seconds"]
     assert os.waitpid(fork(lambda: do_plan(runs, root / "whole")), 0)[1] == 0
     wanted, plans = numbers(root / "whole"), 0

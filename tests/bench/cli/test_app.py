@@ -27,6 +27,12 @@ def zoobench(*arguments, **environment):
     )
 
 
+def test_an_error_of_a_real_process_is_the_same():
+    process = zoobench("run", "quick", "--models", "resnet19")
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert "Did you mean 'resnet18'" in process.stderr
+
+
 def test_help_imports_no_torch():
     code = (
         "import sys; sys.argv = ['zoobench', '--help']\n"
@@ -74,10 +80,18 @@ def test_version():
         (["list", "resnt18"], ["'resnt18'", "Did you mean 'resnet18'"]),
         (["describe", "vgg17"], ["'vgg17'", "Did you mean"]),
         (["report", "--results", "/no/such/results"], ["/no/such/results"]),
+        (["report", "--results", "results/cifar10_30s", "--model", "lenet5", "--latex"], ["--latex", "--model"]),
+        (["throughput", "lenet5", "--mode", "train", "--batch-sizes", "1,8"], ["--batch-sizes", "--mode train"]),
+        (["study", "--json", "--markdown"], ["--json", "--markdown"]),
+        (["compare", "resnet18", "resnet34", "--models", "vgg*"], ["'resnet34'", "--models 'vgg*'", "git:REV"]),
+        (["baseline", "save", "x", "resnet34", "--models", "vgg*"], ["'resnet34'", "--models 'vgg*'"]),
+        (["baseline", "save", "x", "resnet34", "--baselines", "README.md/x"], ["README.md/x", "--baselines"]),
+        (["compare", "lenet5", "lenet5", "--out", "results"], ["results cannot be written"]),
+        (["compare", "lenet5", "lenet5", "--out", "/no/such/file"], ["/no/such", "does not exist"]),
     ],
 )
-def test_bad_input_gets_one_paragraph_and_status_2(arguments, expected):
-    process = zoobench(*arguments)
+def test_bad_input_gets_one_paragraph_and_status_2(zoobench_here, arguments, expected):
+    process = zoobench_here(*arguments)
     assert process.returncode == 2, process.stderr
     assert process.stdout == ""
     assert "Traceback" not in process.stderr
@@ -86,14 +100,14 @@ def test_bad_input_gets_one_paragraph_and_status_2(arguments, expected):
         assert text in process.stderr
 
 
-def test_a_plan_that_is_not_toml_and_one_that_is_not_a_file(tmp_path):
+def test_a_plan_that_is_not_toml_and_one_that_is_not_a_file(zoobench_here, tmp_path):
     (tmp_path / "plan.toml").write_text("models = lenet5")
-    process = zoobench("run", tmp_path / "plan.toml")
+    process = zoobench_here("run", tmp_path / "plan.toml")
     assert (process.returncode, process.stderr.count("\n")) == (2, 1)
     assert "not valid TOML" in process.stderr
     assert "plan.toml" in process.stderr
     (tmp_path / "folder.toml").mkdir()
-    process = zoobench("run", tmp_path / "folder.toml")
+    process = zoobench_here("run", tmp_path / "folder.toml")
     assert (process.returncode, process.stderr.count("\n")) == (2, 1)
 
 
@@ -108,12 +122,12 @@ def test_a_truncated_shard_on_the_command_line(cifar10_jpeg, tmp_path):
     assert ".parquet" in message
 
 
-def test_unknown_options_and_commands_are_refused_by_the_parser():
-    assert zoobench("run", "quick", "--modles", "x").returncode == 2
-    assert zoobench("rnu").returncode == 2
+def test_unknown_options_and_commands_are_refused_by_the_parser(zoobench_here):
+    assert zoobench_here("run", "quick", "--modles", "x").returncode == 2
+    assert zoobench_here("rnu").returncode == 2
 
 
-def test_run_prints_the_leaderboard_and_where_everything_is(tmp_path):
+def test_run_prints_the_leaderboard_and_where_everything_is(tmp_path, zoobench_here):
     arguments = ["run", "quick", "--models", "lenet5,simple_cnn", "--seconds", "0.5"]
     arguments += ["--set", "measure.seconds=0.2", "--results", tmp_path]
     first = zoobench(*arguments)
@@ -123,34 +137,38 @@ def test_run_prints_the_leaderboard_and_where_everything_is(tmp_path):
     assert (tmp_path / "report" / "leaderboard.csv").read_text().count("\n") == 3
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
 
-    second = zoobench(*arguments)
+    second = zoobench_here(*arguments)
     assert second.returncode == 0
     assert first.stdout.split("Runs:")[0] == second.stdout.split("Runs:")[0]
     assert "begins" not in second.stderr
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == times
 
-    report = zoobench("report", "--results", tmp_path, "--out", tmp_path / "again", "--latex")
+    third = zoobench_here(*arguments, "--save-weights")
+    assert third.returncode == 0
+    assert "trained before, without keeping the weights. --save-weights with --force" in third.stderr
+
+    report = zoobench_here("report", "--results", tmp_path, "--out", tmp_path / "again", "--latex")
     assert report.returncode == 0
     assert all(Path(line).exists() for line in report.stdout.splitlines())
     assert "leaderboard.tex" in report.stdout
 
-    card = zoobench("report", "--results", tmp_path, "--model", "lenet5")
+    card = zoobench_here("report", "--results", tmp_path, "--model", "lenet5")
     assert Path(card.stdout.strip()).read_text().count("lenet5") > 1
-    assert zoobench("report", "--results", tmp_path, "--model", "lenet6").returncode == 2
+    assert zoobench_here("report", "--results", tmp_path, "--model", "lenet6").returncode == 2
 
-    watched = zoobench("watch", "--results", tmp_path)
+    watched = zoobench_here("watch", "--results", tmp_path)
     assert "2 of 2 runs done; ended" in watched.stdout
 
-    exported = zoobench("export", "--results", tmp_path, "--out", tmp_path / "tables", "--format", "sqlite")
+    exported = zoobench_here("export", "--results", tmp_path, "--out", tmp_path / "tables", "--format", "sqlite")
     assert [Path(line).name for line in exported.stdout.splitlines()] == ["zoobench.sqlite"]
 
     page = tmp_path / "report" / "index.html"
-    assert zoobench("verify", page, "--results", tmp_path).returncode == 0
+    assert zoobench_here("verify", page, "--results", tmp_path).returncode == 0
     page.write_text(page.read_text().replace(">0.0620", ">0.0621", 1))
-    verified = zoobench("verify", page, "--results", tmp_path)
+    verified = zoobench_here("verify", page, "--results", tmp_path)
     assert verified.returncode == 1
     assert "0.0621" in verified.stdout
-    assert zoobench("verify", tmp_path / "report" / "leaderboard.md").returncode == 2
+    assert zoobench_here("verify", tmp_path / "report" / "leaderboard.md").returncode == 2
 
 
 def test_run_on_real_images_learns(cifar10_jpeg, tmp_path):
@@ -167,19 +185,19 @@ def test_run_on_real_images_learns(cifar10_jpeg, tmp_path):
         assert record.environment["data"]["classes"][:2] == ["airplane", "automobile"]
 
 
-def test_list_and_describe_as_json():
-    rows = json.loads(zoobench("list", "lenet5*", "--json").stdout)
+def test_list_and_describe_as_json(zoobench_here):
+    rows = json.loads(zoobench_here("list", "lenet5*", "--json").stdout)
     assert [row["name"] for row in rows] == ["lenet5", "lenet5_1998"]
     assert rows[0]["params"] == 62_006
-    card = json.loads(zoobench("describe", "simple_cnn", "--json").stdout)
+    card = json.loads(zoobench_here("describe", "simple_cnn", "--json").stdout)
     assert {"params", "macs", "flops", "activations", "receptive_field", "layers"} <= card.keys()
     assert card["params"] == 94_986
 
 
-def test_list_and_describe_as_tables():
-    assert "94.99 k" in zoobench("list", "simple_cnn").stdout
-    assert "94,986" in zoobench("list", "simple_cnn", "--wide").stdout
-    described = zoobench("describe", "resnet18").stdout
+def test_list_and_describe_as_tables(zoobench_here):
+    assert "94.99 k" in zoobench_here("list", "simple_cnn").stdout
+    assert "94,986" in zoobench_here("list", "simple_cnn", "--wide").stdout
+    described = zoobench_here("describe", "resnet18").stdout
     assert "11,689,512" in described
     assert "He et al. 2015" in described
 
@@ -241,7 +259,7 @@ def test_a_new_architecture_is_one_new_file(tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert "foonet" in run.stdout
-    tested = there("-m", "pytest", "tests/zoo", "-q", "-k", "foonet")
+    tested = there("-m", "pytest", "tests/zoo/test_architectures.py", "-q", "-k", "foonet")
     assert tested.returncode == 0, tested.stdout
     assert " passed" in tested.stdout
 

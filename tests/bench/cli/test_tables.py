@@ -1,6 +1,7 @@
 """What commands print at 60, 80 and 200 columns, and in a pipe: every number whole, no line too long."""
 
 import fcntl
+import functools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from bench.cli.app import app
 from bench.cli.card_table import render_rows
 from bench.cli.tables import UNLIMITED, create_console
-from bench.counting.card import describe, list_rows
+from bench.counting import card
 from reports.data.metrics import MISSING, scaled_count
 
 ROOT = Path(__file__).parents[3]
@@ -30,9 +31,18 @@ def printed(*arguments: str, columns: int | None) -> list[str]:
     return [line.rstrip() for line in result.stdout.splitlines()]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _counted_once():
+    """A width changes what is printed, not what is counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("describe", "list_rows"):
+            patch.setattr(card, name, functools.cache(getattr(card, name)))
+        yield
+
+
 @pytest.fixture(scope="module")
 def rows():
-    return {row["name"]: row for row in list_rows(canonical=False)}
+    return {row["name"]: row for row in card.list_rows(canonical=False)}
 
 
 @pytest.mark.parametrize("columns", [*WIDTHS, None])
@@ -66,7 +76,7 @@ def test_a_wide_list_has_exact_counts_and_all_columns(rows, columns) -> None:
     ],
 )
 def test_the_list_has_no_column_that_nothing_fills(pattern, headings) -> None:
-    table = render_rows(list_rows(pattern, canonical=False))
+    table = render_rows(card.list_rows(pattern, canonical=False))
     assert [column.title.replace("\n", " ") for column in table.columns] == headings
     for at in range(len(headings)):
         assert any(row[at].plain != MISSING for row in table._rows)
@@ -80,10 +90,10 @@ def test_a_card_has_the_counts_of_every_layer_in_its_line(model, columns) -> Non
     lines = printed("describe", model, columns=columns)
     assert not any("…" in line for line in lines)
     assert columns is None or max(map(len, lines)) <= columns
-    card = describe(model)
-    for exact in (card.params, card.macs, card.activations):
+    described = card.describe(model, None, None)  # as the command asks
+    for exact in (described.params, described.macs, described.activations):
         assert any(f"{exact:,}" in line for line in lines)
-    for stage in card.stages(2):
+    for stage in described.stages(2):
         (line,) = (line for line in lines if line.startswith(f"{stage.name} "))
         assert re.search(rf" {scaled_count(stage.params)} +{scaled_count(stage.macs)} ", line)
         assert "×".join(map(str, stage.output_shape)) in line

@@ -1,9 +1,19 @@
 """A small repository with a zoo of its own, to compare revisions of."""
 
+import contextlib
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from bench.gate.compare import measure
+from bench.gate.timing.fork_server import _Fork
+from bench.gate.timing.pair import Host, WorkerPair
+from bench.gate.timing.process import WorkerProcess
+from bench.gate.timing.subject import Setting, Subject
+
+ROOT = str(Path(__file__).parents[3])
 
 ZOO = """
 import fnmatch
@@ -92,3 +102,36 @@ def repository(tmp_path: Path) -> Repository:
     made.write(".gitignore", "__pycache__\n")
     made.commit("first")
     return made
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_workers():
+    """The workers of calls in this process are forks of one that has imported everything and computed nothing."""
+    parents = {}
+
+    @contextlib.contextmanager
+    def connect(interpreters, setting):
+        own = parents.setdefault((setting.device, setting.threads), {})
+        names = list(dict.fromkeys(interpreters))
+        for name in names:
+            if name not in own:
+                own[name] = WorkerProcess(name, setting).wait()
+                if name == sys.executable:
+                    lenet = Subject("lenet5", root=ROOT).to_worker(Setting())
+                    own[name].ask("count", subject=lenet)  # on the meta device: it only imports
+                    own[name].ask("prepare", subject=lenet)
+        with contextlib.ExitStack() as stack:
+            yield {name: stack.enter_context(_Fork(own, name)) for name in names}
+
+    @contextlib.contextmanager
+    def open_pair(interpreters, setting):
+        with connect(interpreters, setting) as forks:
+            yield WorkerPair(forks, setting)
+
+    host = Host(connect, lambda subjects: contextlib.nullcontext(open_pair))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measure.__kwdefaults__, "host", host)
+        yield
+    for own in parents.values():
+        for parent in own.values():
+            parent.close()

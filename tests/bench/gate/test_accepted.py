@@ -13,7 +13,6 @@ from bench.gate.result import CompareOptions, Comparison, ModelResult
 from bench.gate.revisions import Side
 from bench.gate.statistics.verdicts import Judgement, Verdict
 from bench.gate.summary import comparison_to_dict, remarks, render_markdown
-from tests.bench.gate.test_compare import zoobench_compare
 
 TODAY = date(2026, 6, 15)
 SLOWER = Judgement(Verdict.REGRESSED, 0.092, 0.0801, 0.1033, 0.002, 0.012, None, "slower for a reason")
@@ -125,8 +124,9 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(tmp_path, text, shown):
         load_accepted(tmp_path / "known.toml")
 
 
-def test_an_entry_holds_for_the_comparison_that_crosses_its_commit(repository, tmp_path):
+def test_an_entry_holds_for_the_comparison_that_crosses_its_commit(repository, tmp_path, zoobench_here, monkeypatch):
     """By the command, in a repository: accepted across the commit, foreign before it, and told from a shorter range."""
+    monkeypatch.chdir(repository.path)
     repository.replace("zoo/__init__.py", '"small": 8', '"small": 9')
     repository.commit("small is larger")
     commit = repository.git("rev-parse", "HEAD")
@@ -134,12 +134,12 @@ def test_an_entry_holds_for_the_comparison_that_crosses_its_commit(repository, t
     repository.commit("notes")
     entries(tmp_path, {"metric": '"counts"', "commit": f'"{commit[:10]}"', "expires": "2999-01-01"})
     options = ["--models", "small", "--accept", tmp_path / "accepted.toml", "--json"]
-    done = zoobench_compare(repository.path, "git:HEAD~2", "git:HEAD", *options)
+    done = zoobench_here("compare", "git:HEAD~2", "git:HEAD", *options)
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["status"] == "changed"
     assert "more accurate" in result["accepted"]["changed"]
     repository.replace("zoo/__init__.py", '"small": 9', '"small": 10')
-    done = zoobench_compare(repository.path, "git:HEAD", ".", *options)
+    done = zoobench_here("compare", "git:HEAD", ".", *options)
     assert done.returncode == 15
     assert "git:HEAD has the commit already" in done.stdout

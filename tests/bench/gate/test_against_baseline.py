@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -45,13 +42,14 @@ def edited(folder, name, **changes):
     return name
 
 
-def command(folder, *arguments, columns=""):
-    done = subprocess.run(
-        [sys.executable, "-m", "zoobench", *arguments, "--baselines", str(folder)],
-        capture_output=True, text=True, env=os.environ | {"COLUMNS": str(columns)},
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def command(zoobench_here):
+    def run(folder, *arguments, columns=""):
+        done = zoobench_here(*arguments, "--baselines", folder, columns=columns)
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
 
 
 def test_a_baseline_keeps_both_absolute_and_relative_times_and_where_they_are_from(folder):
@@ -103,7 +101,7 @@ def test_the_past_of_a_repository_that_changed(repository, tmp_path, monkeypatch
         compare(saved.baseline, ".", CompareOptions(("smal",), Setting(input_size=16), 1))
 
 
-def test_an_unlike_machine_is_13_with_each_difference_and_forcing_it_is_loud(folder):
+def test_an_unlike_machine_is_13_with_each_difference_and_forcing_it_is_loud(command, folder):
     name = edited(folder, "elsewhere", environment__machine__cpu="Other CPU", environment__versions__torch="1.0")
     done = command(folder, "compare", f"baseline:{name}", "lenet5", "--threads", "2")
     assert done.returncode == 13
@@ -119,7 +117,7 @@ def test_an_unlike_machine_is_13_with_each_difference_and_forcing_it_is_loud(fol
     assert comparison_to_dict(forced)["environment_differences"]
 
 
-def test_changed_counts_are_15_and_say_whether_it_may_be_the_counting(folder):
+def test_changed_counts_are_15_and_say_whether_it_may_be_the_counting(command, folder):
     edited(folder, "fewer", figures__lenet5__counts__params=62_005)
     done = command(folder, "compare", "baseline:fewer", "lenet5")
     assert done.returncode == 15
@@ -131,7 +129,7 @@ def test_changed_counts_are_15_and_say_whether_it_may_be_the_counting(folder):
     assert "how zoobench counts" in result.detail
 
 
-def test_an_empty_baseline_is_14_and_says_so(folder):
+def test_an_empty_baseline_is_14_and_says_so(command, folder):
     edited(folder, "empty", figures={})
     done = command(folder, "compare", "baseline:empty", ".")
     assert done.returncode == 14
@@ -139,7 +137,7 @@ def test_an_empty_baseline_is_14_and_says_so(folder):
     assert done.stdout == ""
 
 
-def test_a_model_that_the_baseline_lacks_is_12(folder):
+def test_a_model_that_the_baseline_lacks_is_12(command, folder):
     done = command(folder, "compare", "baseline:main", "simple_cnn")
     assert done.returncode == 12
     assert "baseline:main has no entry of this name" in " ".join(done.stdout.split())
@@ -161,7 +159,7 @@ def test_what_cannot_be_is_refused(folder, ask, code, shown):
     assert caught.value.exit_code == code
 
 
-def test_another_input_size_than_the_baselines_is_13_on_the_command_line(folder):
+def test_another_input_size_than_the_baselines_is_13_on_the_command_line(command, folder):
     done = command(folder, "compare", "baseline:main", ".", "--input-size", "64")
     assert done.returncode == 13
     assert "images of 3×32×32" in done.stderr
@@ -182,7 +180,7 @@ def test_a_baseline_can_call_no_other_function(folder):
         load_baseline(folder, name)
 
 
-def test_list_and_show(folder):
+def test_list_and_show(command, folder):
     edited(folder, "torn")
     (folder / "torn.json").write_text('{"schema_version": 1')
     listed = command(folder, "baseline", "list", "--json")
@@ -192,7 +190,7 @@ def test_list_and_show(folder):
     assert json.loads(shown.stdout) == json.loads((folder / "main.json").read_text())
 
 
-def test_two_baselines_are_compared_without_measuring(folder):
+def test_two_baselines_are_compared_without_measuring(command, folder):
     """Synthetic: every block of the network in ``slow`` takes 30% longer, in eight pairs on either side."""
     baseline = load_baseline(folder, "main")
     entry = baseline.entries["lenet5"]
@@ -226,7 +224,7 @@ def test_two_baselines_are_compared_without_measuring(folder):
     assert compare(baseline, other, CompareOptions(())).exit_code() == 13
 
 
-def test_a_baseline_of_grey_images_is_compared_on_grey_images(folder):
+def test_a_baseline_of_grey_images_is_compared_on_grey_images(command, folder):
     """What is not given is the baseline's: mode, image size, channels, number format and threads."""
     saved = command(folder, "baseline", "save", "grey", "--models", "lenet5", "--in-chans", "1", "--budget", "1")
     assert saved.returncode == 0, saved.stderr
@@ -279,7 +277,7 @@ def test_a_wildcard_in_the_name_of_an_entry_is_that_name(folder):
 
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_tables_keep_every_number_whole_at_any_width(folder, columns):
+def test_tables_keep_every_number_whole_at_any_width(command, folder, columns):
     for arguments in (("list",), ("show", "main")):
         done = command(folder, "baseline", *arguments, columns=columns)
         assert max(map(len, done.stdout.splitlines()[3 if arguments[0] == "show" else 0 :])) <= columns

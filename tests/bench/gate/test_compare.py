@@ -16,6 +16,7 @@ import torch
 from bench.cli.compare import create_options, print_table
 from bench.config import Recipe
 from bench.errors import UserError
+from bench.gate.baselines import Baseline
 from bench.gate.compare import choose_batch_size
 from bench.gate.result import EXIT_CODES, FAIL_ON, CompareOptions, Comparison, ModelResult
 from bench.gate.revisions import Side
@@ -64,10 +65,11 @@ def test_an_extra_convolution_in_a_commit_gives_15_and_its_layer(clone):
     assert clone.worktrees() == [str(clone.path)]
 
 
-def test_a_renamed_model_gives_12_and_both_names(clone):
+def test_a_renamed_model_gives_12_and_both_names(clone, zoobench_here, monkeypatch):
+    monkeypatch.chdir(clone.path)
     clone.replace("zoo/architectures/simple_cnn.py", "def simple_cnn(", "def plain_cnn(")
     clone.commit("another name")
-    done = zoobench_compare(clone.path, "git:HEAD~1", "git:HEAD", "--models", "*_cnn", "--json")
+    done = zoobench_here("compare", "git:HEAD~1", "git:HEAD", "--models", "*_cnn", "--json")
     assert done.returncode == 12, done.stderr
     shown = {result["model"]: result["status"] for result in json.loads(done.stdout)["results"]}
     assert shown == {"simple_cnn": "missing", "plain_cnn": "new"}
@@ -183,8 +185,9 @@ def test_unlike_environments_give_13_before_anything_is_timed(repository, tmp_pa
         ([".", ".", "--json", "--markdown", "-"], "--markdown"),
     ],
 )
-def test_bad_input_gets_one_paragraph_and_status_2(repository, arguments, shown):
-    done = zoobench_compare(repository.path, *arguments)
+def test_bad_input_gets_one_paragraph_and_status_2(repository, arguments, shown, zoobench_here, monkeypatch):
+    monkeypatch.chdir(repository.path)
+    done = zoobench_here("compare", *arguments)
     assert done.returncode == 2, done.stderr
     assert shown in done.stderr
     assert "Traceback" not in done.stderr
@@ -295,6 +298,16 @@ def test_as_run_takes_the_setting_of_training():
     assert (options.setting.threads, options.batch_size) == (1, 8)
 
 
+def test_a_baseline_of_a_processor_is_compared_there_whatever_else_the_machine_has():
+    past = Baseline(
+        name="main", source="measured", saved_at="2026-01-02T03:04:05+00:00", side=".", entries={},
+        environment={"machine": {"device": "cpu"}, "threads": 2},
+    )  # fmt: skip
+    for device, expected in (("auto", "cpu"), ("mps", "mps")):
+        options = create_options(None, budget=1, batch_size=None, as_run=False, past=past, device=device)
+        assert (options.setting.device, options.setting.threads) == (expected, 2)
+
+
 @pytest.mark.parametrize("setting", [{"mode": "inferr"}, {"dtype": "float23"}, {"threads": 0}, {"input_size": -1}])
 def test_a_setting_that_cannot_be_is_refused(setting):
     with pytest.raises(UserError, match="is not possible"):
@@ -302,13 +315,14 @@ def test_a_setting_that_cannot_be_is_refused(setting):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is an extra")
-def test_a_runtime_is_compared_and_one_that_computes_something_else_is_changed(repository):
+def test_a_runtime_is_compared_and_one_that_computes_something_else_is_changed(repository, zoobench_here, monkeypatch):
+    monkeypatch.chdir(repository.path)
     exporting = "x = x * (1 + torch.onnx.is_in_onnx_export() * 0.1 * (self.conv.weight.shape[0] == 16))"
     repository.replace("zoo/__init__.py", "        return self.fc(", f"        {exporting}\n        return self.fc(")
     repository.commit("wide is another network when it is exported")
     models = "small,runtime=onnxruntime,wide,runtime=onnxruntime"
-    done = zoobench_compare(
-        repository.path, "git:HEAD", ".", "--models", models, "--budget", "4", "--json", "--input-size", "16"
+    done = zoobench_here(
+        "compare", "git:HEAD", ".", "--models", models, "--budget", "4", "--json", "--input-size", "16"
     )
     shown = {result["model"]: result for result in json.loads(done.stdout)["results"]}
     assert len(shown) == 2, done.stderr
@@ -316,6 +330,6 @@ def test_a_runtime_is_compared_and_one_that_computes_something_else_is_changed(r
     assert shown["wide,runtime=onnxruntime"]["status"] == "changed"
     assert "differ from those of eager mode" in shown["wide,runtime=onnxruntime"]["detail"]
     assert done.returncode == 15
-    done = zoobench_compare(repository.path, "git:HEAD", ".", "--models", models, "--mode", "train")
+    done = zoobench_here("compare", "git:HEAD", ".", "--models", models, "--mode", "train")
     assert done.returncode == 2
     assert "runs inference only" in done.stderr

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -114,31 +111,22 @@ def test_growth_is_judged_by_the_tolerance():
     assert Memory.of(None, 5) is None
 
 
-def zoobench_compare(folder, *arguments):
-    command = [sys.executable, "-P", "-m", "zoobench", "compare", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-
-
-def test_a_revision_that_needs_more_memory_fails_the_gate_with_16(repository):
+def test_a_revision_that_needs_more_memory_fails_the_gate_with_16(repository, monkeypatch, zoobench_here):
     """Copies are no operators for the exact gates, so that memory alone tells."""
     repository.replace(
         "zoo/__init__.py",
         "        return self.fc(",
         "        kept = [x.clone() for _ in range(2)]\n        return self.fc(",
     )
+    monkeypatch.chdir(repository.path)
     arguments = "--models", "small", "--budget", "1", "--input-size", "64", "--batch-size", "8"
-    done = zoobench_compare(repository.path, "git:HEAD", ".", *arguments, "--json", "--fail-on", "memory")
+    done = zoobench_here("compare", "git:HEAD", ".", *arguments, "--json", "--fail-on", "memory")
     assert done.returncode == EXIT_CODES["memory"] == 16, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     before, after = result["peak_memory_bytes"]
     images = 8 * 64 * 64 * 4
     assert after - before == images * (2 * 3 + 8) - images * 8  # the copies, where before there were two activations
-    done = zoobench_compare(
-        repository.path, "git:HEAD", ".", *arguments, "--fail-on", "memory", "--memory-tolerance", "9"
-    )
-    assert done.returncode == 0
-    done = zoobench_compare(repository.path, "git:HEAD", "git:HEAD", *arguments, "--fail-on", "memory")
+    done = zoobench_here("compare", "git:HEAD", "git:HEAD", *arguments, "--fail-on", "memory")
     assert done.returncode == 0
     assert "equal" in done.stdout
 

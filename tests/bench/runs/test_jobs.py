@@ -56,7 +56,9 @@ def test_the_records_are_those_of_one_job(done):
     for alone, shared in zip(one.records, two.records, strict=True):
         assert alone.run_id == shared.run_id
         assert {name: alone.metrics[name] for name in ALIKE} == {name: shared.metrics[name] for name in ALIKE}
-        assert alone.metrics.keys() == shared.metrics.keys()
+        # How many latencies there was time for decides on the percentiles.
+        named = [{key for key in each.metrics if "latency_p9" not in key} for each in (alone, shared)]
+        assert named[0] == named[1]
         assert alone.environment["threads"] == shared.environment["threads"] == 1
         assert [flag.kind for flag in shared.flags if flag.kind == "shared_machine"]
         assert not [flag for flag in alone.flags if flag.kind == "shared_machine"]

@@ -49,6 +49,13 @@ def test_forms_that_would_take_long_are_left_out():
     assert list(found.by_form) == ["matrix product, 64×64", "1×1 convolution, 16 channels"]
 
 
+def test_a_short_measurement_leaves_the_long_forms_out():
+    macs = [form.macs for form in create_forms(Setting(CPU, 32))]
+    rate = macs[0] / 1e-3
+    found = measure_peak(Setting(CPU, 32), ByForm([1e-3] * 4), seconds=4.5 * macs[2] / rate)
+    assert list(found.by_form) == ["matrix product, 64×64", "1×1 convolution, 16 channels"]
+
+
 class Convolution(torch.nn.Module):
     """A form as a network, to be counted."""
 

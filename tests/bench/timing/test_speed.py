@@ -176,7 +176,7 @@ def test_float16_training_is_refused():
 
 def test_a_network_that_exceeds_the_peak_is_flagged_and_has_no_share_of_it(monkeypatch):
     """A share above 100% would be a fault: the peak is then not the machine's."""
-    monkeypatch.setattr("bench.timing.speed.measure_peak", lambda setting, clock: Peak({"a slow form": 1.0}))
+    monkeypatch.setattr("bench.timing.speed.measure_peak", lambda setting, clock, seconds: Peak({"a slow form": 1.0}))
     found = look_at_speed("lenet5", setting(), QUICK, ("infer",), 10, lambda phase: None)
     (flag,) = (flag for flag in found.flags if flag.kind == "peak_exceeded")
     assert "the fastest form that was timed (a slow form)" in flag.message

@@ -56,7 +56,7 @@ def train(name, folder, recipe):
     torch.manual_seed(0)
     model = zoo.create_model(name)
     training = fit(
-        model, create_optimizer(model, recipe, 1e-3, 1e-2), stream, recipe, Budget(epochs=6),
+        model, create_optimizer(model, recipe, 1e-3, 1e-2), stream, recipe, Budget(epochs=4),
         head=head_names(model), evaluate_val=lambda net: evaluate(net, stream, 10),
         checkpoints=Checkpoints(Path(folder), every_seconds=0.0),
     )
@@ -94,7 +94,7 @@ CASES = {
     },
     "lenet5_1998": {"schedule": "step", "randaugment": 1, "momentum": 0.0},
 }
-KILLS = 5
+KILLS = 3
 
 
 @pytest.fixture(scope="module")

@@ -187,8 +187,8 @@ def _copies(folder: Path, text: str, count: int, models: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("models", [100, 10_000])
-def test_ten_thousand_records_take_linear_time(make_record, tmp_path, models: int) -> None:
+@pytest.mark.parametrize("models", [40, 4_000])
+def test_thousands_of_records_take_linear_time(make_record, tmp_path, models: int) -> None:
     one = make_record(
         "MODEL", -77, run_id="RUN",
         metrics={"test_top1": 0.123456, "macs": 777777, "params": 777777, "throughput_img_per_s": 50.0},
@@ -197,12 +197,12 @@ def test_ten_thousand_records_take_linear_time(make_record, tmp_path, models: in
     text = json.dumps(one.model_dump(mode="json"))
     write_report(_copies(tmp_path / "warm", text, 10, 5), tmp_path / "warm-report")
     seconds = {}
-    for count in (2_500, 10_000):
-        results = _copies(tmp_path / str(count), text, count, max(models * count // 10_000, 1))
+    for count in (1_000, 4_000):
+        results = _copies(tmp_path / str(count), text, count, max(models * count // 4_000, 1))
         start = time.process_time()
         write_report(results, tmp_path / f"{count}-report")
         seconds[count] = time.process_time() - start
-    assert seconds[10_000] < 5.5 * seconds[2_500]
+    assert seconds[4_000] < 5.5 * seconds[1_000]
 
 
 def test_importing_reports_is_cheap_and_needs_no_torch() -> None:
