@@ -20,8 +20,6 @@ FLOPS_PER_SECOND, BYTES_PER_SECOND, LAUNCH_SECONDS = 150e12, 2.3e12, 8e-6
 PASSES = 18
 """Over each convolution's outputs, of two bytes an element: norm and activation, forward and backward."""
 KERNELS_A_LAYER, KERNELS_A_PARAMETER, KERNELS_A_STEP = 3, 2, 60
-NUM_CLASSES = 10
-"""For counting: a head's classes hardly matter for the cost."""
 
 
 class Cost(NamedTuple):
@@ -88,21 +86,12 @@ def describe(runs: Sequence[RunConfig], plan: Plan, data_dir: str | Path | None)
 
 def _training_seconds(run: RunConfig, steps: int) -> float | None:
     """None where the network cannot be counted: its run says why."""
-    import zoo
-    from bench.counting.shapes import count_by_shapes
-    from bench.runs.resolve import model_options, preprocessing_of
+    from bench.runs.resolve import count_of_run
 
     if run.budget.seconds is not None:
         return run.budget.seconds
-    prepared, batch_size = preprocessing_of(run.model, run.pretrained), run.recipe.batch_size
-    size = prepared.input_size if prepared else run.input_size
-    options = model_options(run.model, run.recipe)
-    try:
-        cost = count_by_shapes(
-            lambda: zoo.create_model(run.model, NUM_CLASSES, size, 3, **options),
-            lambda model: step_cost(model, size, batch_size),
-        )
-    except Exception:  # noqa: BLE001 - whatever a network raises, its run says so
+    cost = count_of_run(run, lambda model, size: step_cost(model, size, run.recipe.batch_size))
+    if cost is None:
         return None
     if run.budget.macs is not None:
         return run.budget.macs * 2 / FLOPS_PER_SECOND * cost.seconds / cost.compute

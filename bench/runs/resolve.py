@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from bench.config import Plan, Rates, Recipe, RunConfig
 from bench.device import check_devices, multiplies_bfloat16, resolve_device
@@ -13,10 +13,14 @@ from bench.errors import ConfigError
 from bench.events import Loading, OnEvent, ignore
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bench.data.sources import Dataset
     from zoo.pretrained import Preprocessing
 
-
+T = TypeVar("T")
+COUNTED_CLASSES = 10
+"""A head's classes hardly matter for what a network costs."""
 EVALUATION_BATCH_SIZE = 500
 EVALUATION_PIXELS = EVALUATION_BATCH_SIZE * 64**2
 """Of the images in a step of evaluation, at most: on a CPU the system ends a process that asks for too much memory,
@@ -42,6 +46,22 @@ def model_options(model: str, recipe: Recipe) -> dict[str, Any]:
     }
     check_options(model, options)
     return options
+
+
+def count_of_run(run: RunConfig, count: Callable[[nn.Module, int], T]) -> T | None:
+    """What ``count`` finds in a run's network and the side of its images; None where the network cannot be counted."""
+    import zoo
+    from bench.counting.shapes import count_by_shapes
+
+    prepared = preprocessing_of(run.model, run.pretrained)
+    size = prepared.input_size if prepared else run.input_size
+    options = model_options(run.model, run.recipe)
+    try:
+        return count_by_shapes(
+            lambda: zoo.create_model(run.model, COUNTED_CLASSES, size, 3, **options), lambda model: count(model, size)
+        )
+    except Exception:  # noqa: BLE001 - whatever a network raises, its run says so
+        return None
 
 
 def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None:

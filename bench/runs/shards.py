@@ -18,9 +18,6 @@ OVERHEAD_SECONDS = 5.0
 MACS_PER_SECOND = 20e9
 """Of a processor's training, roughly: it weighs the overhead against training under a budget in epochs or MACs."""
 
-NUM_CLASSES = 10
-"""For counting: a head's classes hardly matter for the cost."""
-
 
 class Shard(NamedTuple):
     """The ``number``-th, from 1, of ``parts`` of a plan."""
@@ -78,18 +75,7 @@ def expected_seconds(run: RunConfig, macs: int, images: int) -> float:
 
 def _count_macs(run: RunConfig) -> int:
     """Of one image's forward pass; 0 where the network cannot be counted, since its run will fail at once as well."""
-    import zoo
     from bench.counting.complexity import count_macs
-    from bench.counting.shapes import count_by_shapes
-    from bench.runs.resolve import model_options, preprocessing_of
+    from bench.runs.resolve import count_of_run
 
-    prepared = preprocessing_of(run.model, run.pretrained)
-    size = prepared.input_size if prepared else run.input_size
-    options = model_options(run.model, run.recipe)
-    try:
-        return count_by_shapes(
-            lambda: zoo.create_model(run.model, NUM_CLASSES, size, 3, **options),
-            lambda model: count_macs(model, (3, size, size)),
-        )
-    except Exception:  # noqa: BLE001 - whatever a network raises, its run says so
-        return 0
+    return count_of_run(run, lambda model, size: count_macs(model, (3, size, size))) or 0

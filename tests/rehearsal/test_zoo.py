@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fake_cuda import DEVICE, UPLOAD, fake_cuda
+from shallow import shallow_models
 from torch import nn
 
 import zoo
@@ -20,15 +21,7 @@ def forward(model, size=32):
     return outputs["out"] if isinstance(outputs, dict) else outputs
 
 
-# Deeper members of families whose others are here: the same blocks, more often.
-DEEPER = {
-    *("resnet34", "resnet101", "resnet152", "resnet32", "resnet44", "resnet56", "resnet110", "plain56"),
-    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "mobilenet_v1_075", "mobilenet_v1_050"),
-    "deeplabv3_resnet101",
-}
-
-
-@pytest.mark.parametrize("name", sorted({*zoo.list_models()} - DEEPER))
+@pytest.mark.parametrize("name", shallow_models())
 def test_a_forward_pass_copies_nothing_and_is_read_by_nobody(name):
     size = 64 if dense(name) else 32
     with fake_cuda() as watch:

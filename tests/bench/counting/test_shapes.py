@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shallow import shallow_models
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.counting.card import LIST_SETTING
 from bench.counting.complexity import count_complexity, count_params
 from bench.counting.shapes import _RULES, ShapesOnly, WithoutFilling
-from zoo import create_model, list_models
+from zoo import create_model
 
 sides = st.integers(1, 9)
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -98,15 +99,7 @@ class Shapes(TorchDispatchMode):
         return result
 
 
-# Deeper members of families whose others are here: the same blocks, more often.
-DEEPER = {
-    *("resnet34", "resnet101", "resnet152", "resnet32", "resnet44", "resnet56", "resnet110", "plain56"),
-    *("vgg13", "vgg16", "vgg19", "vgg13_bn", "vgg16_bn", "vgg19_bn", "mobilenet_v1_075", "mobilenet_v1_050"),
-    "deeplabv3_resnet101",
-}
-
-
-@pytest.mark.parametrize("name", sorted({*list_models()} - DEEPER))
+@pytest.mark.parametrize("name", shallow_models())
 def test_every_map_of_every_architecture_has_the_shape_that_torch_gives_it(name: str) -> None:
     with torch.device("meta"), WithoutFilling():
         model = create_model(name).eval()
