@@ -64,10 +64,10 @@ FLAG_WORDS: Final[dict[FlagKind, str]] = {
 REMARKS: Final[frozenset[str]] = frozenset(
     {
         "launch_bound", "energy", "peak_exceeded", "out_of_memory", "layout", "no_bfloat16", "not_deterministic",
-        "not_finite", "below_head_only", "no_checkpoint", "no_probes",
+        "not_finite", "below_head_only", "no_checkpoint", "no_probes", "gpu_unknown",
     }
 )  # fmt: skip
-"""Kinds that say something of the run itself; all others are disturbances."""
+"""Kinds that say something of the run itself, or that nobody looked; all others are disturbances."""
 _EARLIER: Final[dict[str, str]] = {
     "few_blocks": "few blocks were timed",
     "few_samples": "few latencies were timed",

@@ -197,7 +197,7 @@ def save_record(record: RunRecord, results: str | Path) -> str:
 
 
 def _earlier_path(results: str | Path, record: RunRecord) -> str:
-    started = re.sub(r"[^0-9T]", "", str(record.environment.get("started_at", ""))[:19])
+    started = re.sub(r"[^0-9T]", "", str(record.environment.get("started_at", "")).partition("+")[0])
     return f"{str(results).rstrip('/')}/{EARLIER}/{record.run_id}-{started or 'undated'}.json"
 
 

@@ -243,7 +243,11 @@ def _build(info: ModelInfo, arguments: Mapping[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         if info.builder.__module__.startswith("zoo."):
-            raise
+            asked = {k: v for k, v in arguments.items() if k not in ("num_classes", "input_size", "in_chans")}
+            if not asked:
+                raise
+            given = ", ".join(f"{option}={value}" for option, value in asked.items())
+            raise ZooError(f"{info.name!r} cannot be built with {given}: {error}.") from error
         raise ZooError(
             f"{info.name!r}, of another package, cannot be built ({type(error).__name__}: {error})."
         ) from error

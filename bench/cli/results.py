@@ -95,17 +95,18 @@ def verify(
 ) -> None:
     """Recompute every number that a report's page shows, and name those that do not match.
 
-    A plan's report is also checked against the plan's records.
+    Of a plan, all pages of its report are checked, also against the plan's records.
 
     Exit status: 0 everything matches, 1 something does not, 2 bad input.
     """
-    from reports.pages.verify import verify_page
+    from reports.pages.verify import verify_page, verify_report
 
     path = Path(page)
     if not path.is_file() and path.suffix != ".html":
         folder = _results_folder(page, None)
-        path, results = Path(folder) / "report" / "index.html", results or folder
-    verified = verify_page(path, results)
+        verified = verify_report(Path(folder) / "report", results or folder)
+    else:
+        verified = verify_page(path, results)
     if as_json:
         print_json(
             {

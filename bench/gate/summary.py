@@ -52,7 +52,9 @@ def heading(comparison: Comparison) -> str:
     options = comparison.options
     if "device" not in known_facts(comparison.environments[1]):
         return f"Compared: the seconds of pytest-benchmark's rounds. Tolerance: {100 * options.tolerance:.3g}%."
-    return f"Timed: {options.setting}. Tolerance: {100 * options.tolerance:.3g}%."
+    sizes = sorted({each.batch_size for each in comparison.results if each.batch_size})
+    batches = f" Batch: {' to '.join(map(str, dict.fromkeys((sizes[0], sizes[-1]))))}." if sizes else ""
+    return f"Timed: {options.setting}.{batches} Tolerance: {100 * options.tolerance:.3g}%."
 
 
 def reasons(comparison: Comparison) -> list[str]:

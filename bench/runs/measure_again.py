@@ -13,9 +13,9 @@ from bench.config import MeasureConfig
 from bench.records import Flag, RunRecord
 
 TRAINED = frozenset({
-    "params", "macs", "flops", "activations", "macs_torch", "macs_disagreements", "lr_peak", "weight_decay",
-    "weights_sha256", "epochs", "steps", "images_seen", "micro_batch_size", "train_seconds", "train_loss", "train_top1",
-    "peak_memory_bytes", "head_only_top1",
+    "params", "macs", "flops", "activations", "macs_torch", "macs_disagreements", "macs_uncounted", "lr_peak",
+    "weight_decay", "weights_sha256", "epochs", "steps", "images_seen", "micro_batch_size", "train_seconds",
+    "train_loss", "train_top1", "peak_memory_bytes", "head_only_top1",
 })  # fmt: skip
 """Metrics that counting and training leave, with all that begin with one of `PREFIXES`. The ``peak_memory_bytes`` of
 earlier records is the whole process's, training included."""

@@ -129,7 +129,7 @@ class NetworkRun(abc.ABC):
             run_id=self.config.run_id,
             status=status,
             config=self.config.model_dump(mode="json"),
-            environment=self.environment | {"started_at": started.isoformat(timespec="seconds")},
+            environment=self.environment | {"started_at": started.isoformat(timespec="microseconds")},
             metrics=self.metrics,
             history=self.history,
             samples=self.samples,

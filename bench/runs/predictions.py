@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +58,12 @@ def _wrong_in_every_run(folder: str, test: str, wrong: NDArray[np.bool_]) -> NDA
     for path in sorted(fs.glob(f"{local}/*.npz")):
         if not wrong.any():
             break
-        with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as stored:
-            if str(stored["test_sha256"]) == test:
-                wrong = wrong & (stored["labels"] != stored["predicted"])
+        try:
+            with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as stored:
+                if str(stored["test_sha256"]) == test:
+                    wrong = wrong & (stored["labels"] != stored["predicted"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            continue  # a damaged file counts as absent, as in the report
     return np.flatnonzero(wrong)
 
 

@@ -34,8 +34,8 @@ _RATIO_FREE = ("%", "")
 
 
 def _is_speed(key: str) -> bool:
-    """Whether a metric depends on the machine and the network alone, not on how long it was trained."""
-    return is_ratio(key) and not key.startswith(("train_seconds", "wall_"))
+    """Whether a metric depends on the network and how it was measured alone, not on how it was trained."""
+    return metric(key).of == "measurement"
 
 
 def is_ratio(key: str) -> bool:
@@ -149,7 +149,9 @@ def _setting(record: RunRecord, key: str, run: pd.Series) -> str:
         shared |= {name: bool(form.get(name)) for name in ("channels_last", "autocast", "compile")}
         shared |= {name: get(config, "measure", name) for name in ("batch_size", "dtype")}
         shared |= {"input_size": get(environment, "data", "input_size") or config.get("input_size")}
-        shared |= {"spin": environment.get("openmp_spin")}
+        shared |= {"spin": environment.get("openmp_spin"), "batch_norm": get(config, "recipe", "batch_norm")}
+        if key.startswith("best_batch"):
+            shared |= {"batch_sizes": get(config, "measure", "batch_sizes")}
         if machine["gpu"]:
             shared |= {name: get(environment, "machine", name) for name in _OF_A_GPU}
             shared |= {name: get(environment, "precision", name) for name in _OF_ITS_PRODUCTS}

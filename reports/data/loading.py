@@ -237,6 +237,8 @@ OF_A_MODEL = frozenset({
     "interpolation", "network_input_size", "test_flip", "corruptions", "speed",
 })  # fmt: skip
 """What differs between the models of one setting, or between the weights that are evaluated in one."""
+HOW_WELL_MEASURED = frozenset({"seconds", "precision", "block_seconds", "repeats", "batch_sizes", "probes"})
+"""Settings of measuring that make an interval narrower or add a quantity, and change no quantity's meaning."""
 
 
 def _model_name(config: dict[str, Any]) -> str:
@@ -247,6 +249,8 @@ def _model_name(config: dict[str, Any]) -> str:
 
 def _setting_id(config: dict[str, Any], environment: dict[str, Any]) -> str:
     shared = {key: value for key, value in config.items() if key not in OF_A_MODEL}
+    if isinstance(measure := shared.get("measure"), dict):
+        shared["measure"] = {key: value for key, value in measure.items() if key not in HOW_WELL_MEASURED}
     machine = [get(environment, "machine", "cpu"), get(environment, "machine", "gpu")]
     canonical = json.dumps([shared, machine], sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]

@@ -19,7 +19,8 @@ class Metric:
 
     ``digits`` counts decimals, or significant digits where ``significant`` is set. ``better`` is None for a number
     that is neither good nor bad in itself; ``exact`` are counts, which have no interval; ``short`` is the heading
-    where space is narrow.
+    where space is narrow. ``of`` is what the value depends on: the ``training``, with its data, recipe and budget, or
+    the network and how it was measured alone.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Metric:
     better: Literal["higher", "lower"] | None = None
     exact: bool = False
     short: str = ""
+    of: Literal["training", "measurement"] = "training"
 
     @property
     def axis(self) -> str:
@@ -134,26 +136,50 @@ _TABLE = (
     Metric("train_top1", "Training accuracy", "%", 100, 2, False, "higher"),
     Metric("train_loss", "Training loss", "", better="lower"),
     Metric("calibration_error", "Calibration error", "%", 100, 2, False, "lower"),
-    Metric("params", "Parameters", "M", 1e-6, better="lower", exact=True, short="Params M"),
-    Metric("macs", "MACs", "M", 1e-6, better="lower", exact=True, short="MACs M"),
-    Metric("flops", "FLOPs", "M", 1e-6, better="lower", exact=True),
-    Metric("activations", "Activations", "M", 1e-6, better="lower", exact=True),
-    Metric("throughput_img_per_s", "Inference", "images/s", better="higher", short="Infer img/s"),
-    Metric("train_throughput_img_per_s", "Training", "images/s", better="higher", short="Train img/s"),
-    Metric("latency_p50_ms", "Latency, median", "ms", better="lower", short="Latency ms"),
-    Metric("latency_p95_ms", "Latency, 95th percentile", "ms", better="lower"),
-    Metric("latency_p99_ms", "Latency, 99th percentile", "ms", better="lower"),
-    Metric("throughput_batch_size", "Batch of inference and training", "", digits=0, significant=False, short="Batch"),
-    Metric("best_batch_size", "Best batch size", "", digits=0, significant=False),
-    Metric("best_batch_throughput_img_per_s", "Inference at the best batch size", "images/s", better="higher"),
-    Metric("energy_per_img_joules", "Energy of inference", "mJ/image", 1e3, better="lower"),
-    Metric("train_energy_per_img_joules", "Energy of training", "mJ/image", 1e3, better="lower"),
-    Metric("train_peak_memory_bytes", "Memory of training", "MiB", 2**-20, better="lower", short="Memory MiB"),
-    Metric("infer_peak_memory_bytes", "Memory of inference", "MiB", 2**-20, better="lower"),
+    Metric("params", "Parameters", "M", 1e-6, better="lower", exact=True, short="Params M", of="measurement"),
+    Metric("macs", "MACs", "M", 1e-6, better="lower", exact=True, short="MACs M", of="measurement"),
+    Metric("flops", "FLOPs", "M", 1e-6, better="lower", exact=True, of="measurement"),
+    Metric("activations", "Activations", "M", 1e-6, better="lower", exact=True, of="measurement"),
+    Metric("throughput_img_per_s", "Inference", "images/s", better="higher", short="Infer img/s", of="measurement"),
+    Metric(
+        "train_throughput_img_per_s", "Training", "images/s", better="higher", short="Train img/s", of="measurement"
+    ),
+    Metric("latency_p50_ms", "Latency, median", "ms", better="lower", short="Latency ms", of="measurement"),
+    Metric("latency_p95_ms", "Latency, 95th percentile", "ms", better="lower", of="measurement"),
+    Metric("latency_p99_ms", "Latency, 99th percentile", "ms", better="lower", of="measurement"),
+    Metric(
+        "throughput_batch_size",
+        "Batch of inference and training",
+        "",
+        digits=0,
+        significant=False,
+        short="Batch",
+        of="measurement",
+    ),
+    Metric("best_batch_size", "Best batch size", "", digits=0, significant=False, of="measurement"),
+    Metric(
+        "best_batch_throughput_img_per_s",
+        "Inference at the best batch size",
+        "images/s",
+        better="higher",
+        of="measurement",
+    ),
+    Metric("energy_per_img_joules", "Energy of inference", "mJ/image", 1e3, better="lower", of="measurement"),
+    Metric("train_energy_per_img_joules", "Energy of training", "mJ/image", 1e3, better="lower", of="measurement"),
+    Metric(
+        "train_peak_memory_bytes",
+        "Memory of training",
+        "MiB",
+        2**-20,
+        better="lower",
+        short="Memory MiB",
+        of="measurement",
+    ),
+    Metric("infer_peak_memory_bytes", "Memory of inference", "MiB", 2**-20, better="lower", of="measurement"),
     Metric("process_peak_memory_bytes", "Peak memory of the process", "MiB", 2**-20, better="lower"),
     Metric("peak_memory_bytes", "Peak memory", "MiB", 2**-20, better="lower", short="Memory MiB"),
-    Metric("macs_per_s", "Achieved", "GMAC/s", 1e-9, better="higher"),
-    Metric("macs_utilisation", "Share of peak", "%", 100, 1, False, "higher"),
+    Metric("macs_per_s", "Achieved", "GMAC/s", 1e-9, better="higher", of="measurement"),
+    Metric("macs_utilisation", "Share of peak", "%", 100, 1, False, "higher", of="measurement"),
     Metric("train_seconds", "Training time", "s", better="lower", short="Time s"),
     Metric("wall_seconds", "Wall time", "s", better="lower"),
     Metric("images_seen", "Images seen", "k", 1e-3),

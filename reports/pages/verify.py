@@ -92,6 +92,22 @@ def verify_page(page: str | Path, results: str | Path | None = None) -> Verifica
     return Verification(problems[:MOST], len(_parts(text)), _notes(text, snapshot))
 
 
+def verify_report(folder: str | Path, results: str | Path | None = None) -> Verification:
+    """`verify_page` of ``index.html`` and of every other page in a report's folder; problems there begin with its name.
+
+    Raises `RecordError` if a page cannot be read, ``index.html`` above all, or is none of ours.
+    """
+    index = Path(folder) / "index.html"
+    problems, checked, notes = list[str](), 0, list[str]()
+    for page in (index, *sorted(set(Path(folder).rglob("*.html")) - {index})):
+        found = verify_page(page, results)
+        name = "" if page == index else f"{page.relative_to(folder).with_suffix('').as_posix()}: "
+        problems += [name + problem for problem in found.problems]
+        checked += found.checked
+        notes += [note for note in found.notes if note not in notes]
+    return Verification(problems[:MOST], checked, notes)
+
+
 def _read(page: str | Path) -> str:
     try:
         return Path(page).read_bytes().decode("utf-8")

@@ -80,6 +80,8 @@ def test_one_name_belongs_to_one_builder() -> None:
         ({"input_size": -1}, "input_size=-1"),
         ({"in_chans": 0}, "in_chans=0"),
         ({"output_strid": 8}, "takes no argument 'output_strid'. Did you mean 'output_stride'"),
+        ({"drop_rate": 2}, "cannot be built with drop_rate=2"),
+        ({"drop_rate": "much"}, "cannot be built with drop_rate=much"),
         ({"output_stride": 7}, "output_stride=7 is not possible: expected 8, 16 or 32"),
     ],
 )

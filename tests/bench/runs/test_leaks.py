@@ -18,7 +18,15 @@ SIDE, COUNT, VAL_FRACTION = 16, 24, 0.25
 LABELS = np.arange(COUNT) % 2
 _, VAL = split_train(LABELS, None, VAL_FRACTION)
 RECIPES = {
-    "lenet5": {"base": "quick", "batch_size": 6, "rotation": 10, "cutout": 4, "cutmix": 1.0, "ema": 0.9},
+    "lenet5": {
+        "base": "quick",
+        "batch_size": 6,
+        "rotation": 10,
+        "cutout": 4,
+        "cutmix": 1.0,
+        "ema": 0.9,
+        "whiten": True,
+    },
     "fcn_resnet18,output_stride=32": {"base": "quick", "batch_size": 4},
 }
 
@@ -72,6 +80,23 @@ def test_neither_val_nor_test_reaches_the_weights(tmp_path, model):
     assert found["test"].metrics["test_loss"] != found["alike"].metrics["test_loss"]
     assert found["val"].metrics["val_loss"] != found["alike"].metrics["val_loss"]
     assert weights["train"] != weights["alike"]
+
+
+def test_the_precision_is_chosen_on_training_images(tmp_path, monkeypatch):
+    seen = []
+
+    class Timer:
+        def __init__(self, model, images, recipe):
+            seen.append(float(images.float().mean()))
+
+        def __call__(self, form):
+            return 1.0
+
+    monkeypatch.setattr("bench.training.tuner.FormTimer", Timer)
+    write(tmp_path, {"train": 50, "val": 50, "test": 150})
+    run(tmp_path, "lenet5")
+    (mean,) = seen
+    assert mean < 1  # test images, normalised by the statistics of train, lie above 3
 
 
 def test_the_training_set_s_own_statistics_normalise(tmp_path):

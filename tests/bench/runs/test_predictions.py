@@ -1,10 +1,5 @@
 """What a run answered for each test image: stored by the run, small, and read again by the report."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,8 +7,6 @@ import torch
 from bench.records import read_records
 from bench.runs.predictions import save_predictions
 from bench.training.evaluation import Predictions, evaluate
-
-ROOT = Path(__file__).parents[3]
 
 
 class Batches:
@@ -58,6 +51,16 @@ def test_thumbnails_are_of_the_images_that_every_run_gets_wrong(tmp_path) -> Non
     assert np.load(tmp_path / "predictions" / "a.npz")["predicted"].dtype == np.uint16  # class 300
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no archive"])
+def test_a_damaged_neighbour_counts_as_absent(tmp_path, content) -> None:
+    images = np.zeros((3, 3, 32, 32), dtype=np.uint8)
+    save_predictions(str(tmp_path), "a", _predictions([0, 1, 2], [1, 1, 2]), images, "ab")
+    (tmp_path / "predictions" / "b.npz").write_bytes(content)
+    save_predictions(str(tmp_path), "c", _predictions([0, 1, 2], [1, 0, 2]), images, "ab")
+    (thumbnails,) = (tmp_path / "predictions" / "images").glob("*.npz")
+    assert np.load(thumbnails)["index"].tolist() == [0]
+
+
 def test_ten_thousand_answers_take_thirty_kilobytes(tmp_path) -> None:
     rng = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 10, (10_000,), generator=rng)
@@ -67,7 +70,7 @@ def test_ten_thousand_answers_take_thirty_kilobytes(tmp_path) -> None:
     assert (tmp_path / "predictions" / "a.npz").stat().st_size < 30_000
 
 
-def test_from_a_run_to_the_page(tmp_path) -> None:
+def test_from_a_run_to_the_page(tmp_path, zoobench_here) -> None:
     """Two models with a seed each, trained on digits: the report compares them by their answers."""
     from reports.data.loading import load_runs
     from reports.data.predictions import load_answers
@@ -76,10 +79,7 @@ def test_from_a_run_to_the_page(tmp_path) -> None:
         "run quick --models lenet5,simple_cnn --data digits --recipe quick --epochs 1 --seeds 0 --limit-train 200 "
         "--limit-test 50 --set measure.seconds=0.1 --set measure.probes=false"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.cli.app", *command.split(), "--results", str(tmp_path)],
-        cwd=ROOT, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = zoobench_here(*command.split(), "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "the weights of each model's first seed" in " ".join(done.stdout.split())
     records, _ = read_records(tmp_path)

@@ -15,6 +15,10 @@ from reports.data.history import change_text, find_steps, load_points
 from reports.figures.history import MAX_PANELS, plot_history
 
 ROOT = Path(__file__).parents[3]
+DEPEND_ON_TRAINING = (
+    "test_top1", "train_loss", "train_seconds", "wall_seconds", "images_seen", "epochs", "steps", "peak_memory_bytes",
+    "process_peak_memory_bytes",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -77,6 +81,20 @@ def test_a_gpu_with_another_power_limit_or_tf32_is_another_series(keep):
     assert len(names) == 3
     assert any("power_limit_watts 500" in name for name in names)
     assert any("cuda_matmul ieee" in name for name in names)
+
+
+def test_what_training_leaves_is_not_mixed_over_budgets(make_record, save):
+    def record(epochs, name):
+        config = {"budget": {"epochs": epochs}}
+        metrics = dict.fromkeys(DEPEND_ON_TRAINING, 100.0 * epochs) | {"throughput_img_per_s": 1000.0, "macs": 5e6}
+        started = {"started_at": f"2026-03-0{epochs}T00:00:00+00:00"}
+        return make_record("lenet5", 0, config=config, metrics=metrics, environment=started, run_id=f"lenet5-s0-{name}")
+
+    folder = save([record(3, "a"), record(5, "b")])
+    for key in DEPEND_ON_TRAINING:
+        assert load_points([folder], "lenet5", key).series.nunique() == 2, key
+    for key in ("throughput_img_per_s", "macs"):
+        assert load_points([folder], "lenet5", key).series.nunique() == 1, key
 
 
 def test_no_step_in_noise(keep):

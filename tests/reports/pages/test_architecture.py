@@ -9,7 +9,7 @@ import pytest
 from bench.errors import RecordError
 from reports.figures import anatomy
 from reports.pages.architecture import page_name, write_architecture_report
-from reports.pages.verify import verify_page
+from reports.pages.verify import verify_page, verify_report
 from reports.report import write_report
 
 LAYERS = [
@@ -88,6 +88,17 @@ def test_the_page_verifies_and_an_altered_number_is_found(results, tmp_path) -> 
     odd = _probes() | {"layer_seconds": np.array([0.001, 0.004, 0.0005])}
     np.savez_compressed(results / "runs" / "lenet5-s0-000000000000.probes.npz", **odd)
     assert verify_page(page, results).problems == ["data.probes.layer_seconds: the arrays differ"]
+
+
+def test_all_pages_of_a_report_are_verified(results, tmp_path) -> None:
+    index, *_, page = write_report(results, tmp_path)
+    assert verify_report(tmp_path, results).checked > verify_page(index, results).checked + 500
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(">4,608<", ">4,609<"), encoding="utf-8")
+    assert verify_report(tmp_path, results).problems == ["models/lenet5: layers: '4,609' should be '4,608'"]
+    index.unlink()
+    with pytest.raises(RecordError, match="cannot be read"):
+        verify_report(tmp_path, results)
 
 
 def test_the_page_works_in_a_browser(chromium, results, tmp_path) -> None:

@@ -46,6 +46,7 @@ def judged(wall, cpu=None, tolerance=0.05, **options):
         (estimate(0.10), estimate(-0.10), Verdict.INCONCLUSIVE),
         (estimate(0.10, 0.1), estimate(0.10), Verdict.INCONCLUSIVE),
         (estimate(0.0), estimate(0.0, 0.1), Verdict.INCONCLUSIVE),
+        (estimate(0.02, 0.001), estimate(0.045, 0.004), Verdict.SLOWER),  # the wall time's interval is what is shown
         (estimate(-0.10), estimate(-0.10), Verdict.IMPROVED),
         (ONE_PAIR, None, Verdict.INCONCLUSIVE),
     ],
