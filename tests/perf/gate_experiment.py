@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import statistics
@@ -68,7 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.show:
         run(arguments)
-    print(render(read_rows(arguments.out), [float(each) / 100 for each in arguments.effects.split(",")]))
+    rows, effects = read_rows(arguments.out), [float(each) / 100 for each in arguments.effects.split(",")]
+    print(render(rows, effects), "", render_short(rows, effects), sep="\n")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -213,23 +215,63 @@ def render(rows: Sequence[dict[str, Any]], effects: Sequence[float]) -> str:
             "| gate | true change | regressed or slower | regressed | improved or faster | inconclusive | seconds |",
             "|---|---|---|---|---|---|---|",
         ]
-        verdicts: dict[tuple[str, float], list[str]] = {(gate, effect): [] for gate in GATES for effect in effects}
-        used: dict[float, list[float]] = {effect: [] for effect in effects}
-        for row in chosen:
-            for model in row["models"]:
-                for effect in effects:
-                    judgement, needed = judge(row["models"], model, effect)
-                    verdicts[GATES[0], effect].append(judgement.verdict.value)
-                    used[effect].append(needed)
-                    if "others" in row:
-                        for gate, verdict in judge_others(row["others"][model], effect).items():
-                            verdicts[gate, effect].append(verdict)
-        for (gate, effect), found in verdicts.items():
-            if found:
-                cells = [rate(found, each) for each in (SLOWER, SLOWER[:1], FASTER, ("inconclusive",))]
-                mean = statistics.mean(used[effect]) if gate == GATES[0] else seconds
-                lines.append(f"| {gate} | +{effect:.0%} | {' | '.join(cells)} | {mean:.1f} |")
+        for (gate, effect), found in collect(chosen, effects).items():
+            words = [verdict for verdict, _ in found]
+            cells = [rate(words, each) for each in (SLOWER, SLOWER[:1], FASTER, ("inconclusive",))]
+            mean = statistics.mean(needed for _, needed in found)
+            lines.append(f"| {gate} | +{effect:.0%} | {' | '.join(cells)} | {mean:.1f} |")
     return "\n".join(lines).lstrip()
+
+
+def render_short(rows: Sequence[dict[str, Any]], effects: Sequence[float]) -> str:
+    """The table of docs/gate.md: how often each gate says that head is slower, and without a change that it differs."""
+    titles = ["called slower (without change: slower or faster), % [95%]", *map(_effect, effects), "seconds"]
+    lines = [
+        f"| {' | '.join(titles)} |",
+        "|---|" + "---|" * (len(effects) + 1),
+    ]
+    quiet = [row for row in rows if not row["hogs"]]
+    groups: dict[str, dict[float, list[tuple[str, float]]]] = {}
+    for seconds, mode in itertools.product(sorted({row["seconds"] for row in quiet}), ("infer", "train")):
+        chosen = [row for row in quiet if (row["seconds"], row["mode"]) == (seconds, mode)]
+        for (gate, effect), found in collect(chosen, effects).items():
+            what = {"infer": "inference", "train": "training"}[mode]
+            name = f"`zoobench compare`, {what}, {seconds:.0f} s" if gate == GATES[0] else gate
+            groups.setdefault(name, {}).setdefault(effect, []).extend(found)
+    for name, by_effect in sorted(groups.items(), key=lambda item: not item[0].startswith("`zoobench")):
+        cells = [
+            _short_rate([verdict for verdict, _ in found], SLOWER if effect else SLOWER + FASTER)
+            for effect, found in by_effect.items()
+        ]
+        means = sorted(statistics.mean(needed for _, needed in found) for found in by_effect.values())
+        used = dict.fromkeys(f"{mean:.0f}" for mean in (means[0], means[-1]))
+        lines.append(f"| {name} ({len(by_effect[0.0])}) | {' | '.join(cells)} | {'–'.join(used)} |")
+    return "\n".join(lines)
+
+
+def _effect(effect: float) -> str:
+    return f"+{effect:.0%}" if effect else "no change"
+
+
+def _short_rate(found: Sequence[str], words: Sequence[str]) -> str:
+    count, total = sum(each in words for each in found), len(found)
+    wilson = stats.binomtest(count, total).proportion_ci(method="wilson")
+    return f"{count / total:.0%} [{wilson.low:.0%}, {wilson.high:.0%}]".replace("%", "")
+
+
+def collect(
+    rows: Sequence[dict[str, Any]], effects: Sequence[float]
+) -> dict[tuple[str, float], list[tuple[str, float]]]:
+    """By gate and true change: each comparison's verdict, and the seconds it took."""
+    found: dict[tuple[str, float], list[tuple[str, float]]] = {}
+    for row in rows:
+        for model, effect in itertools.product(row["models"], effects):
+            judgement, needed = judge(row["models"], model, effect)
+            found.setdefault((GATES[0], effect), []).append((judgement.verdict.value, needed))
+            if "others" in row:
+                for gate, verdict in judge_others(row["others"][model], effect).items():
+                    found.setdefault((gate, effect), []).append((verdict, row["seconds"]))
+    return {(gate, effect): found[gate, effect] for gate in GATES for effect in effects if (gate, effect) in found}
 
 
 def rate(found: Sequence[str], words: Sequence[str]) -> str:

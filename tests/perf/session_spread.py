@@ -87,6 +87,22 @@ def summarize(sessions: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
+def summarize_all(by_model: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """The spread that the networks have in common, as the root of their mean variance; with its 95% bound."""
+    sessions = list(by_model.values())
+    within = float(np.mean([each["standard_error"] ** 2 for own in sessions for each in own]))
+    total = float(np.mean([np.var([each["log_ratio"] for each in own], ddof=1) for own in sessions]))
+    freedom = sum(len(own) - 1 for own in sessions)
+    bound = total * freedom / float(stats.chi2.ppf(0.05, freedom))
+    return {
+        "networks": len(sessions),
+        "standard_deviation": math.sqrt(total),
+        "standard_error": math.sqrt(within),
+        "spread": math.sqrt(max(0.0, total - within)),
+        "spread_at_most": math.sqrt(max(0.0, bound - within)),
+    }
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,7 +125,10 @@ def main() -> None:
                 raise SystemExit(f"{model} had room for one pair only, which says nothing on its error: raise --budget")
             measured[process][model].append(found)
             print(f"session {number + 1}, {process} process, {model}: {found['log_ratio']:+.4f}", file=sys.stderr)
-    summary = {process: {model: summarize(each) for model, each in of.items()} for process, of in measured.items()}
+    summary = {
+        process: {model: summarize(each) for model, each in of.items()} | {"all": summarize_all(of)}
+        for process, of in measured.items()
+    }
     print(json.dumps(summary, indent=2))
     if arguments.out is not None:
         content = {
