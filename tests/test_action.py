@@ -95,13 +95,15 @@ class Runner:
 
     def __init__(self, repository: Repository, api: str, folder: Path) -> None:
         self.repository, self.folder = repository, folder
-        shim = folder / "bin" / "zoobench"
-        shim.parent.mkdir(parents=True)
-        shim.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -P -m zoobench "$@"\n')
-        shim.chmod(0o755)
+        shims = folder / "bin"
+        shims.mkdir(parents=True)
+        for name, call in {"python": "", "zoobench": "-P -m zoobench "}.items():
+            (shims / name).write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} {call}"$@"\n')
+            (shims / name).chmod(0o755)
         self.environment = os.environ | {
-            "PATH": f"{shim.parent}:{os.environ['PATH']}", "RUNNER_TEMP": str(folder), "GITHUB_API_URL": api,
+            "PATH": f"{shims}:{os.environ['PATH']}", "RUNNER_TEMP": str(folder), "GITHUB_API_URL": api,
             "GITHUB_REPOSITORY": "owner/nets", "GITHUB_ACTION_PATH": "/nowhere",
+            "PIP_NO_BUILD_ISOLATION": "0",  # off: nothing is downloaded
             "GITHUB_STEP_SUMMARY": str(folder / "summary"), "GITHUB_OUTPUT": str(folder / "output"),
         }  # fmt: skip
 
@@ -122,13 +124,14 @@ class Runner:
         given |= {"github-token": TOKEN} | {name.replace("_", "-"): value for name, value in inputs.items()}
         contexts = {f"inputs.{name}": value for name, value in given.items()}
         contexts |= {"github.event.pull_request.base.sha": base, "github.event.pull_request.number": "7"}
+        self.said = {}
         for name in ("Install", "Compare", "Comment"):
             done = self.step(name, contexts)
             assert done.returncode == 0, done.stderr
+            self.said[name] = done.stdout
         contexts["steps.compare.outputs.status"] = dict(
             line.split("=", 1) for line in (self.folder / "output").read_text().splitlines()
         )["status"]
-        self.said = done.stdout
         return self.step("Result", contexts)
 
 
@@ -163,13 +166,48 @@ def test_a_pull_request_gets_summary_comment_and_status(runner, github):
     assert "Tolerance: 50%." in github.kept[100]["body"]
 
 
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "nets"
+version = "1"
+entry-points."zoobench.models".little = "nets:little"
+[tool.hatch.build.targets.wheel]
+only-include = ["nets.py"]
+"""
+NETS = """
+from torch import nn
+def little(num_classes=10, input_size=32):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * input_size**2, 8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+
+
+def test_a_project_of_its_own_is_installed_at_either_revision(runner, github):
+    repository = runner.repository
+    (repository.path / "project").mkdir()
+    repository.write("project/pyproject.toml", PROJECT)
+    repository.write("project/nets.py", NETS)
+    repository.commit("a project with a model")
+    base = repository.git("rev-parse", "HEAD")
+    repository.replace("project/nets.py", "8)", "9)")
+    repository.replace("project/nets.py", "(8,", "(9,")
+    repository.commit("little is larger")
+    done = runner.run(base, package="project", models="little", budget="1")
+    assert done.returncode == 15, runner.said
+    assert "little: params 24,674 → 27,757" in github.kept[0]["body"]
+    assert runner.run(base, package="nothing", models="little").returncode == 2
+    assert "could not be installed at both revisions" in runner.said["Compare"]
+
+
 def test_where_nothing_can_be_compared_or_written_the_job_says_so(runner, github):
     """A model that is not there, and the token of a fork, which may only read."""
     github.may_write = False
     done = runner.run(runner.repository.git("rev-parse", "HEAD"), models="smal")
     assert done.returncode == 2
     assert "Exit status 2" in (runner.folder / "summary").read_text()
-    assert runner.said.startswith("::warning::")
+    assert runner.said["Comment"].startswith("::warning::")
     assert github.kept == []
 
 
