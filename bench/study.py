@@ -83,7 +83,10 @@ class Study(Frozen):
         base = self.plan.get("base")
         table = parse_toml(*read_shipped("plans", "plan", base)) if base is not None else {}
         table |= {key: value for key, value in self.plan.items() if key != "base"} | {"name": f"study-{self.name}"}
-        own = flatten({key: value for key, value in self.variants[variant].items() if key != BEGINS_WITH})
+        changes = {key: value for key, value in self.variants[variant].items() if key != BEGINS_WITH}
+        recipe = changes.pop("recipe", {})
+        replaced = isinstance(recipe, str) or "base" in recipe  # another recipe, rather than some keys of the plan's
+        own = flatten(changes) | ({"recipe": recipe} if replaced else flatten(recipe, "recipe."))
         budget = {key.partition(".")[2]: own.pop(key) for key in list(own) if key.startswith("budget.")}
         own |= {"recipe.name": variant} | ({"budget": budget} if budget else {})  # one in another unit is replaced
         if (source := self.begins_with(variant)) is not None:

@@ -62,10 +62,13 @@ def _pictures(results: Folders, model: str | None) -> Iterator[Picture]:
     from reports.pages.architecture import architecture_pictures, take_architecture_snapshot
     from reports.pages.gallery import pictures
     from reports.pages.snapshot import take_snapshot
+    from reports.pages.study import study_pictures, take_study_snapshot
 
     data = load_report_data(results)
     if model is not None:
         groups = architecture_pictures(take_architecture_snapshot(data, model))
+    elif data.study is not None:
+        groups = {"": study_pictures(take_study_snapshot(data))}
     else:
         table = data.table[data.table.setting == data.setting]
         groups = pictures(take_snapshot(data), table) if len(table) else {}

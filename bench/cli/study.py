@@ -46,6 +46,10 @@ def study(
     force: Annotated[
         bool, typer.Option("--force", help="Train and measure again what is done; earlier records are kept.")
     ] = False,
+    measure_again: Annotated[
+        bool,
+        typer.Option("--measure-again", help="Measure again what is trained; earlier records are kept."),
+    ] = False,
     as_json: JsonOption = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print as Markdown; without NAME, what all studies have found.")
@@ -88,6 +92,7 @@ def study(
         observers=functools.partial(_observers, folder),
         data_dir=data_dir,
         force=force,
+        measure_again=measure_again,
         command="zoobench " + shlex.join(sys.argv[1:]),
     )
     snapshot = _snapshot(folder)

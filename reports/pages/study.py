@@ -82,12 +82,17 @@ def build_study_page(snapshot: Snapshot) -> str:
         part=part_text(snapshot),
         metrics=[metric(key) for key in keys],
         variants=variants,
-        pictures=[_seeds(snapshot, key) for key in keys if not metric(key).exact],
+        pictures=study_pictures(snapshot),
         comparisons=[comparison_row(finding, study) for finding in findings],
         rule=RULE,
         runs_page=RUNS_PAGE,
         provenance=snapshot["provenance"],
     )
+
+
+def study_pictures(snapshot: Snapshot) -> list[Picture]:
+    """The figures of the page: what each seed reached, in each metric that is measured."""
+    return [_seeds(snapshot, key) for key in variant_rows(snapshot)[0] if not metric(key).exact]
 
 
 def variant_rows(snapshot: Snapshot) -> tuple[list[str], list[VariantRow]]:

@@ -54,6 +54,15 @@ def test_a_plan_that_ships_is_built_on_and_overrides_come_last():
     assert plan.recipe.name == "output stride 8"
 
 
+def test_a_variant_may_have_another_recipe_than_the_plan_with_changes_of_its_own():
+    plain = study(plan=TABLE["plan"] | {"recipe": {"base": "steady", "lr": 0.5}})
+    other = {"recipe": {"base": "classic", "flip": False}}
+    replaced = study(plan=plain.plan, variants=TABLE["variants"] | {"with": other}).plan_of("with").recipe
+    assert plain.plan_of("with").recipe.lr == 0.5
+    assert (replaced.lr, replaced.optimizer, replaced.flip) == (None, "sgd", False)
+    assert replaced.name == "with"
+
+
 def test_a_variant_that_begins_with_weights_gets_them_with_its_overrides():
     shipped = load_study("transfer")
     assert shipped.gives_weights("pretraining")

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from bench.errors import RecordError
 from reports.export_figures import FORMATS, THEMES, export_figures
 from reports.figures.style import GRID, INK, MUTED, PALETTE, SURFACE
 from reports.figures.themes import DARK
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_light_ones_are_the_reports_and_the_dark_ones_have_none_of_their_colours(
@@ -52,6 +55,14 @@ def test_the_dark_colours_are_those_of_the_page() -> None:
     names = {INK: "ink", MUTED: "muted", GRID: "grid", SURFACE: "surface"}
     names |= {colour: f"c{k}" for k, colour in enumerate(PALETTE)}
     assert {colour: declared[name] for colour, name in names.items()} == DARK
+
+
+def test_a_studys_figures_are_those_of_its_page(tmp_path) -> None:
+    folder = ROOT / "results" / "study-schedule"
+    written = export_figures(folder, tmp_path, formats=["svg"])
+    names = re.findall(r'<figure id="([^"]+)"', (folder / "report" / "index.html").read_text())
+    assert names
+    assert {path.name for path in written[:-1]} == {f"{name}-{theme}.svg" for name in names for theme in THEMES}
 
 
 def test_without_runs_or_with_several_plans_nothing_is_written(save, make_record, tmp_path) -> None:
