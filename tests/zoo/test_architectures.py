@@ -8,6 +8,7 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
+from shallow import shallow_models
 from torch import nn
 
 from bench.counting.complexity import count_macs, count_params
@@ -124,14 +125,14 @@ def test_trains_a_step_on_32_pixels_channels_last(name: str) -> None:
     assert any(not torch.equal(value, before[key]) for key, value in model.named_parameters() if key in before)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", shallow_models())
 def test_trains_a_step_on_64_pixels(name: str) -> None:
     model = on_meta(name, num_classes=7, input_size=64)
     loss_of(model, torch.empty(2, 3, 64, 64, device="meta"), 7).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", shallow_models())
 def test_takes_images_of_one_channel(name: str) -> None:
     if "in_chans" not in inspect.signature(model_info(name).builder).parameters:
         pytest.skip("the builder is for three channels")

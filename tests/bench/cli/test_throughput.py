@@ -1,5 +1,6 @@
 """`zoobench throughput` as a user meets it."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -16,14 +17,16 @@ from bench.errors import ConfigError
 ROOT = Path(__file__).parents[3]
 
 
-def throughput(*arguments):
-    command = [sys.executable, "-m", "zoobench", "throughput", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "120"})
+@pytest.fixture
+def throughput(zoobench_here):
+    return functools.partial(zoobench_here, "throughput")
 
 
 def test_the_table_says_what_was_measured_and_how_precisely():
     arguments = ("--seconds", "0.1", "--batch-size", "4", "--batch-sizes", "1,8", "--threads", "1")
-    process = throughput("lenet5", *arguments, "--dtype", "float32", "--channels-last")
+    command = [sys.executable, "-m", "zoobench", "throughput", "lenet5", *arguments]
+    command += ["--dtype", "float32", "--channels-last"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"COLUMNS": "120"})
     assert process.returncode == 0, process.stderr
     for part in (
         "inference",
@@ -42,7 +45,7 @@ def test_the_table_says_what_was_measured_and_how_precisely():
     ]  # fmt: skip
 
 
-def test_json_has_the_raw_samples_and_the_settings():
+def test_json_has_the_raw_samples_and_the_settings(throughput):
     arguments = ("--seconds", "0.1", "--batch-size", "4", "--mode", "infer", "--dtype", "bfloat16")
     process = throughput("simple_cnn", *arguments, "--no-channels-last", "--precision", "5%", "--json")
     assert process.returncode == 0, process.stderr
@@ -56,7 +59,7 @@ def test_json_has_the_raw_samples_and_the_settings():
     assert found["environment"]["versions"]["torch"]
 
 
-def test_what_is_not_named_is_chosen_as_a_run_chooses():
+def test_what_is_not_named_is_chosen_as_a_run_chooses(throughput):
     arguments = ("--seconds", "0.1", "--batch-size", "4", "--mode", "infer", "--no-channels-last", "--json")
     found = json.loads(throughput("lenet5", *arguments).stdout)
     tuning = found["environment"]["tuning"]
@@ -75,7 +78,7 @@ def test_what_is_not_named_is_chosen_as_a_run_chooses():
         (["lenet5,runtime=openvino", "--compile"], "'openvino' and 'compile' are both given"),
     ],
 )
-def test_bad_input_is_one_paragraph_and_status_2(arguments, said):
+def test_bad_input_is_one_paragraph_and_status_2(throughput, arguments, said):
     process = throughput(*arguments)
     assert process.returncode == 2
     assert said in process.stderr
@@ -90,7 +93,7 @@ def test_a_share_is_a_percentage_or_a_fraction():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is an extra")
-def test_another_runtime_is_timed_in_inference_and_its_outputs_checked():
+def test_another_runtime_is_timed_in_inference_and_its_outputs_checked(throughput):
     arguments = ("--seconds", "0.1", "--batch-size", "4", "--threads", "1", "--device", "cpu")
     process = throughput("simple_cnn,runtime=onnxruntime", *arguments)
     assert process.returncode == 0, process.stderr
@@ -104,7 +107,7 @@ def test_another_runtime_is_timed_in_inference_and_its_outputs_checked():
     assert 0 <= found["metrics"]["runtime_output_difference"] < 1e-3
 
 
-def test_images_that_a_network_cannot_take_are_one_paragraph():
+def test_images_that_a_network_cannot_take_are_one_paragraph(throughput):
     process = throughput("alexnet", "--input-size", "8")
     assert process.returncode == 2
     assert "AlexNet cannot take input of shape 3×8×8" in process.stderr

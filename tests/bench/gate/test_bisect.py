@@ -173,20 +173,17 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
 
 
-def test_the_command_names_the_commit(history):
+def test_the_command_names_the_commit(history, zoobench_here):
     commit(history, "a")
     widen(history)
     commit(history, "one more channel")
-    done = subprocess.run(
-        command("good", "--models", "small", "--exact"), capture_output=True, text=True, env=environment()
-    )
+    done = zoobench_here("bisect", "good", "--models", "small", "--exact")
     assert done.returncode == 0, done.stderr
     assert "The first bad commit is" in done.stdout
     assert "one more channel" in done.stdout
     assert "params" in done.stdout
     assert "Traceback" not in done.stderr
-    done = subprocess.run(command("HEAD", "good"), capture_output=True, text=True, env=environment())
-    assert done.returncode == 2
+    assert zoobench_here("bisect", "HEAD", "good").returncode == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -145,6 +145,8 @@ def test_what_cannot_be_written_or_reached_is_one_paragraph(endpoint, monkeypatc
 
 
 def test_a_store_that_goes_away_costs_checkpoints_and_not_the_training(endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore's own retries, between which it waits for seconds
+    s3fs.S3FileSystem.clear_instance_cache()
     checkpoints = Checkpoints("s3://zoo/plan/checkpoints/run")
     weights = {"w": torch.arange(3.0)}
     checkpoints.save(1, weights, {"step": 1})

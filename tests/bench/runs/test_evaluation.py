@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
     recipe = {"base": "quick", "batch_norm": False, "test_flip": True}
     plan = load_plan(
         "quick",
-        {"measure": {"seconds": 0.1, "batch_size": 4, "probes": False}, "models": ["vgg11"], "threads": 1}
+        {"measure": {"seconds": 0.1, "batch_size": 4, "probes": False}, "models": ["simple_cnn"], "threads": 1}
         | {"recipe": recipe, "limit_train": 160, "limit_test": 60, "budget": {"epochs": 1}},
     )
     (record,) = run_plan(plan, str(results), save_weights=True).records
@@ -63,7 +63,7 @@ def trained(tmp_path_factory):
 def test_the_weights_of_a_run_give_what_its_record_says(trained):
     results, record = trained
     for weights in (record.run_id, results / "weights" / f"{record.run_id}.safetensors"):
-        again = evaluate("vgg11", weights, results, limit_test=60)
+        again = evaluate("simple_cnn", weights, results, limit_test=60)
         assert again.status == "completed"
         assert again.metrics["test_top1"] == record.metrics["test_top1"]
         assert again.metrics["weights_sha256"] == record.metrics["weights_sha256"]
@@ -73,7 +73,7 @@ def test_the_weights_of_a_run_give_what_its_record_says(trained):
         assert again.config["budget"] is None
         assert len(again.environment["weights"]["loaded"]) == record_tensors(results, record)
     probed = MeasureConfig(seconds=0.1, batch_size=4)
-    on_val = evaluate("vgg11", record.run_id, results, split="val", measure=probed)
+    on_val = evaluate("simple_cnn", record.run_id, results, split="val", measure=probed)
     assert on_val.metrics["val_top1"] == record.metrics["val_top1"]
     assert "test_top1" not in on_val.metrics
     assert [flag.kind for flag in on_val.flags if flag.kind == "no_probes"] == []
@@ -139,10 +139,10 @@ def test_what_is_not_known_or_would_be_random_is_refused(trained, evaluated, tmp
         evaluate("simple_cnn", weights, tmp_path, normalization="imagnet")
     with pytest.raises(ConfigError, match="--mean and --std are given together"):
         evaluate("simple_cnn", weights, tmp_path, mean=(0.5, 0.5, 0.5))
-    with pytest.raises(ConfigError, match=r"'vgg11'.*'simple_cnn' was asked for"):
-        evaluate("simple_cnn", record.run_id, results)
+    with pytest.raises(ConfigError, match=r"'simple_cnn'.*'lenet5' was asked for"):
+        evaluate("lenet5", record.run_id, results)
     with pytest.raises(ConfigError, match=f"Did you mean '{record.run_id}'"):
-        evaluate("vgg11", record.run_id[:-2], results)
+        evaluate("simple_cnn", record.run_id[:-2], results)
     with pytest.raises(ConfigError, match="there is no file"):
         evaluate("simple_cnn", tmp_path / "none.pth", tmp_path)
     three = {"data": "digits", "classes": ("0", "1", "2"), "normalization": "data"}

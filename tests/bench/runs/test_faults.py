@@ -179,7 +179,7 @@ def test_a_run_s_lock_ends_with_its_holder_and_holds_up_no_other_run(tmp_path):
         waiting.stdin.close()
 
 
-def test_a_full_disk_ends_in_a_clear_error_and_the_same_command_finishes(small_disk):
+def test_a_full_disk_ends_in_a_clear_error_and_the_same_command_finishes(small_disk, zoobench_here):
     results, filler = small_disk / "plan", small_disk / "filler"
     (results / "runs").mkdir(parents=True)
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
@@ -188,10 +188,7 @@ def test_a_full_disk_ends_in_a_clear_error_and_the_same_command_finishes(small_d
     with pytest.raises(RecordError, match=r"cannot be written: No space left on device.*free space"):
         run_plan(plan("lenet5"), str(results))
     assert read_records(results) == ([], [])
-    said = subprocess.run(
-        [sys.executable, "-m", "zoobench", "run", "quick", "--models", "lenet5", "--results", str(results)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    said = zoobench_here("run", "quick", "--models", "lenet5", "--results", results)
     assert said.returncode == UnwritableError.exit_code == 17
     assert said.stderr.startswith(f"zoobench: the results folder {str(results)!r} cannot be written: No space left")
     assert "Traceback" not in said.stderr

@@ -12,7 +12,7 @@ import pytest
 from bench.config import load_plan
 from bench.disturbance import count_oom_kills
 from bench.events import Phase, RunBegins
-from bench.runs.executors import LocalExecutor
+from bench.runs import runner
 from bench.runs.job_description import Job
 from bench.runs.ledger import Ledger, explain_death
 from bench.runs.resolve import resolve_plan
@@ -101,7 +101,7 @@ def test_a_run_is_killed_by_the_kernel_then_by_someone_then_ends_and_its_record_
     def job():
         return Job(config=run, results=str(tmp_path))
 
-    with LocalExecutor() as executor:
+    with runner.LocalExecutor() as executor:  # the one that this process keeps
 
         def starve(event):
             if event == Phase("train", run.run_id):

@@ -15,7 +15,7 @@ from bench.config import load_plan
 from bench.errors import ConfigError, DeviceError
 from bench.events import Row
 from bench.records import read_records
-from bench.runs import executors, scaling
+from bench.runs import executors, runner, scaling
 from bench.runs.executors import LocalExecutor
 from bench.runs.ledger import explain_death
 from bench.runs.runner import run_plan
@@ -54,7 +54,6 @@ def done(tmp_path_factory):
     """Runs of one process and of two; and one of two whose second rank was killed, with what happened."""
     folder = tmp_path_factory.mktemp("nproc")
     found = {"folder": folder}
-    executor = LocalExecutor()
 
     class Kill:
         def on(self, event):
@@ -63,7 +62,7 @@ def done(tmp_path_factory):
                 found["killed"] = ranks_of(executor)
                 os.kill(found["killed"][1], signal.SIGKILL)
 
-    with executor:
+    with runner.LocalExecutor() as executor:  # the one that this process keeps
         options = {"executor": contextlib.nullcontext(executor)}  # one server for all: importing torch takes seconds
         found["one"] = run_plan(plan(), str(folder / "one"), **options).records[0]
         found["two"] = run_plan(plan(nproc=2), str(folder / "two"), **options).records[0]

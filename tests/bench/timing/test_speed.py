@@ -40,7 +40,7 @@ def measure(model, config=QUICK, modes=("infer", "train"), **options):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was_batch_norm_and_all(training):
     torch.manual_seed(0)
-    model = zoo.create_model("resnet20").train(training)
+    model = zoo.create_model("simple_cnn").train(training)
     before, modes = hash_weights(model), [module.training for module in model.modules()]
     layout = [parameter.stride() for parameter in model.parameters()]
     measure(model, dtype="bfloat16")
@@ -196,8 +196,10 @@ def test_the_record_names_the_setting_and_the_form_of_the_peak():
 
 
 def test_memory_is_that_of_a_step_of_each_mode():
-    small, large = (measure(zoo.create_model("vgg11"), QUICK.model_copy(update={"batch_size": n}))[0] for n in (1, 4))
-    weights = 4 * sum(parameter.numel() for parameter in zoo.create_model("vgg11").parameters())
+    small, large = (
+        measure(zoo.create_model("simple_cnn"), QUICK.model_copy(update={"batch_size": n}))[0] for n in (1, 4)
+    )
+    weights = 4 * sum(parameter.numel() for parameter in zoo.create_model("simple_cnn").parameters())
     assert weights < small.metrics["infer_peak_memory_bytes"] < large.metrics["infer_peak_memory_bytes"]
     assert large.metrics["train_peak_memory_bytes"] > 3 * weights  # gradients and momentum
 

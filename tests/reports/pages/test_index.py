@@ -8,10 +8,8 @@ from reports.pages.verify import verify_page
 from reports.report import write_reports
 
 
-@pytest.fixture
-def plans(zoo_results, tmp_path):
+def lay_out(zoo_results, root):
     """Two plans and what is none, in one folder."""
-    root = tmp_path / "results"
     for plan, pattern in (("zoo", "resnet18-*.json"), ("small", "lenet5-*.json")):
         (root / plan / "runs").mkdir(parents=True)
         for path in (zoo_results / "runs").glob(pattern):
@@ -20,12 +18,24 @@ def plans(zoo_results, tmp_path):
     return root
 
 
+@pytest.fixture
+def plans(zoo_results, tmp_path):
+    return lay_out(zoo_results, tmp_path / "results")
+
+
+@pytest.fixture(scope="module")
+def reported(zoo_results, tmp_path_factory):
+    """The two plans with their reports, to be read only."""
+    root = lay_out(zoo_results, tmp_path_factory.mktemp("reported") / "results")
+    return root, write_reports(root)
+
+
 def links(page):
     return dict(re.findall(r'<a href="([^"#]+)"><bdi>([^<]+)</bdi></a>', page.read_text(encoding="utf-8")))
 
 
-def test_each_plan_has_its_report_and_the_index_leads_to_all(plans) -> None:
-    index, *written = write_reports(plans)
+def test_each_plan_has_its_report_and_the_index_leads_to_all(reported) -> None:
+    plans, (index, *written) = reported
     assert index == plans / "index.html"
     assert links(index) == {"small/report/index.html": "small", "zoo/report/index.html": "zoo"}
     for name in ("small", "zoo"):
@@ -44,6 +54,7 @@ def test_all_of_it_can_go_elsewhere(plans, tmp_path) -> None:
 
 
 def test_names_that_are_markup_stay_text(plans) -> None:
+    shutil.rmtree(plans / "zoo")
     (plans / "small").rename(plans / '<b>"&')
     text = write_reports(plans)[0].read_text(encoding="utf-8")
     assert "<b>" not in text
@@ -94,11 +105,12 @@ def test_export_and_history_take_all_plans(plans, monkeypatch, capsys) -> None:
     assert (status, f"{len(rows)} record" in out) == (0, True)
 
 
-def test_the_index_verifies_and_an_altered_number_is_found(plans) -> None:
-    index = write_reports(plans)[0]
+def test_the_index_verifies_and_an_altered_number_is_found(reported) -> None:
+    plans, (index, *_) = reported
     assert verify_page(index, plans).problems == []
     text = index.read_text(encoding="utf-8")
     score = re.search(r"<td>(\d\d\.\d\d%)</td>", text)[1]
-    index.write_text(text.replace(f"<td>{score}", "<td>99.99%", 1), encoding="utf-8")
-    (problem,) = verify_page(index).problems
+    changed = index.with_name("changed.html")
+    changed.write_text(text.replace(f"<td>{score}", "<td>99.99%", 1), encoding="utf-8")
+    (problem,) = verify_page(changed).problems
     assert problem.endswith(f"'99.99%' should be '{score}'")
