@@ -1,5 +1,6 @@
 """What the README, the guides and CONTRIBUTING show is run, or at least understood by the parser."""
 
+import json
 import os
 import re
 import shlex
@@ -10,10 +11,12 @@ from pathlib import Path
 import duckdb
 import pytest
 import typer
+from gate_experiment import read_rows, render_short
 
 from bench.cli.app import app
 from bench.config import list_plans, list_recipes
 from bench.records import read_records
+from reports.data.report_data import load_report_data
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -113,7 +116,7 @@ def test_the_table_that_compare_prints_has_its_setting_and_columns():
     from bench.gate.timing.subject import Setting
 
     setting, headings, _, row = printed_by("compare resnet18 resnet18,runtime=onnxruntime")
-    assert setting == f"Timed: {Setting(device='cpu')}. Tolerance: {100 * CompareOptions().tolerance:g}%."
+    assert setting == f"Timed: {Setting(device='cpu')}. Batch: 1. Tolerance: {100 * CompareOptions().tolerance:g}%."
     assert headings.split() == list(COLUMNS[:-1])
     assert row.split()[1] in list(Verdict)
 
@@ -176,6 +179,62 @@ def test_query_runs_on_the_published_records(query, monkeypatch):
         record.config["model"] for record in read_records("results/cifar10_30s")[0] if record.status == "completed"
     ]
     assert found == {(model, completed.count(model)) for model in completed}
+
+
+def rows_below(heading: str) -> list[list[str]]:
+    """The cells of the table in docs/results.md whose header holds these words."""
+    table = (ROOT / "docs" / "results.md").read_text().partition(heading)[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def with_interval(row) -> str:
+    half = 50 * (row.test_top1_high - row.test_top1_low)
+    return f"{100 * row.test_top1:.1f}" + (f" ± {half:.1f}" if row.seeds > 1 else "")
+
+
+def test_the_first_results_are_those_of_the_records():
+    table = load_report_data(ROOT / "results" / "cifar10_30s").table
+    assert rows_below("| 30 seconds of training each") == [
+        [
+            row.model, with_interval(row), f"{row.params:,.0f}", f"{row.macs / 1e6:.3g} M",
+            f"{float(f'{row.train_throughput_img_per_s:.3g}'):,.0f}",
+        ]
+        for row in table.itertuples()
+    ]  # fmt: skip
+
+
+def test_what_a_recipe_buys_is_in_the_records():
+    table = load_report_data(ROOT / "results" / "cifar10_recipes").table
+    known = {
+        (f"{row.epochs:.0f}", f"{row.train_seconds:,.0f}", with_interval(row), f"{row.seeds:.0f}")
+        for row in table[table.model == "simple_cnn"].itertuples()
+    }
+    shown = {(row[1], row[2].partition(" ")[0], *row[3:]) for row in rows_below("| recipe | epochs")}
+    assert shown == known
+
+
+def test_the_ablation_is_that_of_the_records():
+    table = load_report_data(ROOT / "results" / "ablation").table
+    shown = sorted(float(row[1]) for row in rows_below("| `fast`, 3 epochs, one thing changed"))
+    assert shown == pytest.approx(sorted(100 * table.test_top1), abs=0.051)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "digits"), [("perf", "test_epoch_against_bare_step", 2), ("timer", "test_our_loop_agrees", 3)]
+)
+def test_ratios_of_speed_are_those_of_their_records(file, name, digits):
+    text = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    measured = json.loads((ROOT / "results" / f"{file}.json").read_text())["benchmarks"]
+    found = [each["extra_info"] for each in measured if each["name"].startswith(name)]
+    assert len(found) >= 2
+    for each in found:
+        median, low, high = (f"{each[key]:.{digits}f}" for key in ("median", "low", "high"))
+        assert f"{median} [{low}, {high}]" in text
+
+
+def test_the_gate_s_table_is_that_of_its_experiment():
+    table = (ROOT / "docs" / "gate.md").read_text().partition("<!-- experiment -->\n")[2].partition("\n\n")[0]
+    assert table == render_short(read_rows(ROOT / "results" / "gate.jsonl"), (0.0, 0.02, 0.03, 0.05))
 
 
 def test_the_architecture_of_contributing_builds_with_the_count_that_it_states():
