@@ -98,5 +98,3 @@ def test_the_guide_shows_what_the_published_records_say():
     assert shown == (findings_as_markdown(snapshots) + "\n" if snapshots else "")
     for snapshot in snapshots:
         assert part_text(snapshot) in shown
-        name = f"study-{snapshot['study']['name']}"
-        assert verify_page(ROOT / "results" / name / "report" / "index.html", ROOT / "results" / name).problems == []

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ import pytest
 from bench.errors import RecordError
 from bench.records import read_record, save_record
 from reports.pages.page import content_hash
-from reports.pages.verify import verify_page
+from reports.pages.verify import verify_page, verify_report
 from reports.report import write_report
+
+RESULTS = Path(__file__).parents[3] / "results"
+PUBLISHED = re.findall(r"^!/results/(.+)/$", RESULTS.with_name(".gitignore").read_text(), re.MULTILINE)
 
 
 @pytest.fixture
@@ -31,6 +35,13 @@ def test_the_page_as_written_matches_its_data_and_the_records(zoo_report, zoo_re
     assert found.problems == []
     assert found.checked > 3000
     assert found.notes == []
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_page_matches_its_records(name) -> None:
+    found = verify_report(RESULTS / name / "report", RESULTS / name)
+    assert found.problems == []
+    assert found.checked > 500
 
 
 def test_an_altered_number_is_named_by_its_key(zoo_report, altered) -> None:
