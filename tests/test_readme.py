@@ -17,6 +17,7 @@ from bench.cli.app import app
 from bench.config import list_plans, list_recipes
 from bench.records import read_records
 from reports.data.report_data import load_report_data
+from reports.export_figures import export_figures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -211,6 +212,22 @@ def test_what_a_recipe_buys_is_in_the_records():
     }
     shown = {(row[1], row[2].partition(" ")[0], *row[3:]) for row in rows_below("| recipe | epochs")}
     assert shown == known
+
+
+def test_the_figures_are_those_of_the_published_report(tmp_path):
+    written = {
+        path.name: path.read_text()
+        for path in export_figures(ROOT / "results" / "cifar10_30s", tmp_path, formats=["svg"])
+    }
+    kept = sorted((ROOT / "docs" / "figures").iterdir())
+    assert kept
+    for path in kept:
+        assert shapes(path.read_text()) == shapes(written[path.name])
+
+
+def shapes(svg: str) -> list[str]:
+    """What an SVG shows as text and how many marks it has: coordinates may differ in the last digit elsewhere."""
+    return [*re.findall(r"<text[^>]*>([^<]*)", svg), str(svg.count("<use")), str(svg.count("<path"))]
 
 
 def test_the_ablation_is_that_of_the_records():

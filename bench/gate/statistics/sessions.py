@@ -15,8 +15,8 @@ from bench.gate.statistics.verdicts import Clocks
 SESSION_SPREAD = 0.01
 """The standard deviation, from session to session, of the log-ratio of one network's time to that of its operators.
 
-In results/session_spread.json, six sessions of ten networks on a machine with contending neighbours, the spread that the
-networks have in common is at most 0.7% in processes of their own and 0.8% in the tests' (95%)."""
+In results/session_spread.json, six sessions of ten networks on a machine with contending neighbours, what the networks
+have in common of it is at most 0.7% in processes of their own and 0.8% in the tests' (95%)."""
 
 
 def session_ratio(base: Clocks, head: Clocks, spread: float = SESSION_SPREAD) -> Clocks:
