@@ -109,8 +109,9 @@ def leaderboard(runs: pd.DataFrame, images: Mapping[str, ImageComparison] | None
 
     Ranks rest on tests over seeds. A setting in which no two models have two seeds is ranked by comparing the models'
     answers image by image instead, where ``images`` (from `compare_images`) has those of all of them; else the rank is
-    the order of the means. One row for each model and setting, settings with the most models first. Only completed
-    runs count; a model without one is listed last, without a rank. Columns: `LEADERBOARD_COLUMNS`.
+    the order of the means. One row for each model and setting; settings with the most models, then the most seeds, come
+    first. Only completed runs count; a model without one is listed last, without a rank. Columns:
+    `LEADERBOARD_COLUMNS`.
     """
     columns = list(LEADERBOARD_COLUMNS)
     if runs.empty:
@@ -120,7 +121,7 @@ def leaderboard(runs: pd.DataFrame, images: Mapping[str, ImageComparison] | None
     for setting, rows in summary.groupby("setting", sort=False):
         ranks = _ranks(separations(runs, str(setting), images), rows)
         tables.append(rows.set_index("model").join(ranks).loc[ranks.index].reset_index(names="model"))
-    tables.sort(key=lambda table: (-table["rank"].notna().sum(), str(table.setting.iloc[0])))
+    tables.sort(key=lambda table: (-table["rank"].notna().sum(), -table.seeds.sum(), str(table.setting.iloc[0])))
     result = pd.concat(tables, ignore_index=True)
     return result[columns].astype({"tested": bool}).copy()  # in one piece: more than a hundred columns are slow else
 

@@ -34,7 +34,7 @@ class ReportData:
 
     @property
     def setting(self) -> str:
-        """The setting that a report is mainly about, the one with the most models; empty where there is none."""
+        """The setting that a report is mainly about: of the most models, then of the most seeds; empty without any."""
         return str(self.table.setting.iloc[0]) if len(self.table) else ""
 
     @property
