@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
 from bench.errors import RecordError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def file_system(path: str | Path) -> tuple[Any, str]:
@@ -98,6 +103,17 @@ def glob(pattern: str) -> list[str]:
     fs, local = file_system(pattern)
     is_here = "file" in protocols(fs)
     return sorted(str(name) if is_here else str(fs.unstrip_protocol(name)) for name in fs.glob(local))
+
+
+def read_arrays(fs: Any, path: str) -> dict[str, NDArray[Any]]:
+    """The arrays of an ``.npz`` file by name; nothing where it is missing or damaged."""
+    import numpy as np
+
+    try:
+        with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
 
 
 def protocols(fs: Any) -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from bench.cli.options import (
     CanonicalInputSizeOption,
     CanonicalNumClassesOption,
     ExecutorName,
+    ForceOption,
     JsonOption,
+    MeasureAgainOption,
     ModelArgument,
     ResultsOption,
     WideOption,
@@ -121,12 +123,8 @@ def run(
         str | None, typer.Option(metavar="ADDRESS", help="The Ray cluster; a Ray of this machine if omitted.")
     ] = None,
     results: ResultsOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Train and measure again what is done; earlier records are kept.")
-    ] = False,
-    measure_again: Annotated[
-        bool, typer.Option("--measure-again", help="Measure again what is trained; earlier records are kept.")
-    ] = False,
+    force: ForceOption = False,
+    measure_again: MeasureAgainOption = False,
     tracker: Annotated[str | None, typer.Option(help="tensorboard: write scalars for it as well.")] = None,
     save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep them in RESULTS/weights.")] = False,
     checkpoint_every: Annotated[float, typer.Option(min=0, help="Seconds between checkpoints of training.")] = 60.0,

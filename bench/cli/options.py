@@ -42,6 +42,12 @@ SeveralResultsOption = Annotated[
     list[str] | None,
     typer.Option("--results", metavar="DIR", help="Results folder or fsspec URL; repeatable. results if omitted."),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Train and measure again what is done; earlier records are kept.")
+]
+MeasureAgainOption = Annotated[
+    bool, typer.Option("--measure-again", help="Measure again what is trained; earlier records are kept.")
+]
 BaselinesOption = Annotated[Path, typer.Option("--baselines", metavar="DIR", help="Folder of the baselines.")]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, with exact values.")]

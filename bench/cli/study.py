@@ -13,7 +13,14 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bench.cli.options import DeviceOption, JsonOption, OptionalThreadsOption, ResultsOption
+from bench.cli.options import (
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    MeasureAgainOption,
+    OptionalThreadsOption,
+    ResultsOption,
+)
 from bench.cli.tables import Column, TerminalTable, create_console, print_json
 from bench.errors import ConfigError, did_you_mean
 
@@ -43,13 +50,8 @@ def study(
     device: DeviceOption = "auto",
     threads: OptionalThreadsOption = None,
     results: ResultsOption = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Train and measure again what is done; earlier records are kept.")
-    ] = False,
-    measure_again: Annotated[
-        bool,
-        typer.Option("--measure-again", help="Measure again what is trained; earlier records are kept."),
-    ] = False,
+    force: ForceOption = False,
+    measure_again: MeasureAgainOption = False,
     as_json: JsonOption = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print as Markdown; without NAME, what all studies have found.")

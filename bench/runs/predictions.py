@@ -14,14 +14,12 @@ and ``test_sha256``, which is equal for two runs if and only if they were tested
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.stores import file_system
+from bench.stores import file_system, read_arrays
 from bench.timing.probes import Arrays, save_probes
 from bench.training.evaluation import Predictions
 
@@ -58,12 +56,9 @@ def _wrong_in_every_run(folder: str, test: str, wrong: NDArray[np.bool_]) -> NDA
     for path in sorted(fs.glob(f"{local}/*.npz")):
         if not wrong.any():
             break
-        try:
-            with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as stored:
-                if str(stored["test_sha256"]) == test:
-                    wrong = wrong & (stored["labels"] != stored["predicted"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            continue  # a damaged file counts as absent, as in the report
+        stored = read_arrays(fs, path)
+        if {"labels", "predicted"} <= stored.keys() and str(stored.get("test_sha256")) == test:
+            wrong = wrong & (stored["labels"] != stored["predicted"])
     return np.flatnonzero(wrong)
 
 

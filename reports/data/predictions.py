@@ -5,8 +5,6 @@ A file that is missing, damaged or inconsistent with its record counts as absent
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import Folders, own_or_inner_plans
-from bench.stores import file_system
+from bench.stores import file_system, read_arrays
 from reports.data.statistics import MAX_TESTED
 
 
@@ -101,15 +99,6 @@ def _answers(files: Mapping[str, Mapping[str, NDArray[Any]]], thumbnails: dict[i
     predicted = np.stack([arrays["predicted"] for arrays in files.values()]).astype(np.int64)
     confidence = np.stack([arrays["confidence"] for arrays in files.values()]).astype(float)
     return Answers(list(files), labels, predicted, confidence, thumbnails)
-
-
-def read_arrays(fs: Any, path: str) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` file by name; nothing where it is missing or damaged."""
-    try:
-        with np.load(io.BytesIO(fs.cat_file(path)), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return {}
 
 
 def _read(fs: Any, path: str, top1: float) -> dict[str, NDArray[Any]]:

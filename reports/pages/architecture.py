@@ -24,11 +24,10 @@ from bench.records import (
     unwritable,
     write_atomically,
 )
-from bench.stores import file_system
+from bench.stores import file_system, read_arrays
 from reports.data.leaderboard import SHOWN, extreme, rank_text, ranked_by
 from reports.data.loading import Results, number, text
 from reports.data.metrics import counted, format_number, metric, whole
-from reports.data.predictions import read_arrays
 from reports.data.report_data import ReportData, load_report_data
 from reports.data.safety import shorten
 from reports.figures import anatomy

@@ -121,7 +121,7 @@ def new_result(seed: int) -> dict[str, Any]:
 def campaign(
     kills: int, seeds: int, result: dict[str, Any], root: Path, keep: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Kill until ``result`` counts so many kills; ``keep`` it after each. The plan has two models, and ``seeds``."""
+    """Kill until ``result`` counts ``kills``; ``keep`` comes after each. The plan: two models, ``seeds`` seeds."""
     generator = random.Random(f"{result['seed']} {result['kills']}")
     runs = resolve_plan(load_plan("quick", PLAN | {"seeds": list(range(seeds))}), data_dir=None)
     # The machine's peak is measured once: each run would spend most of its time there, where it writes nothing.

@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def _own_work(record: RunRecord, count: int) -> float:
-    """Processor seconds that `Replay` itself spends on so many records, which a real run's process would."""
+    """Processor seconds that `Replay` spends on ``count`` records, and a real run would spend in its own process."""
     sample = min(count, 50)
     with tempfile.TemporaryDirectory() as name:
         began = time.process_time()

@@ -71,36 +71,29 @@ def estimate(entry) -> dict[str, float]:
     }
 
 
-def summarize(sessions: list[dict[str, float]]) -> dict[str, float]:
-    """The spread of the sessions, and how often two of them would differ by more than their intervals."""
-    ratios = np.array([each["log_ratio"] for each in sessions])
-    within = float(np.mean([each["standard_error"] ** 2 for each in sessions]))
-    total, freedom = float(ratios.var(ddof=1)), len(ratios) - 1
+def summarize(networks: Sequence[list[dict[str, float]]]) -> dict[str, float]:
+    """The spread of sessions that the networks have in common: the root of their mean variance; with its 95% bound."""
+    within = float(np.mean([each["standard_error"] ** 2 for own in networks for each in own]))
+    total = float(np.mean([np.var([each["log_ratio"] for each in own], ddof=1) for own in networks]))
+    freedom = sum(len(own) - 1 for own in networks)
     bound = total * freedom / float(stats.chi2.ppf(0.05, freedom))
     return {
-        "sessions": len(sessions),
-        "standard_deviation": math.sqrt(total),
-        "standard_error": math.sqrt(within),
-        "spread": math.sqrt(max(0.0, total - within)),
-        "spread_at_most": math.sqrt(max(0.0, bound - within)),
-        "largest_change": float(np.ptp(ratios)),
-    }
-
-
-def summarize_all(by_model: dict[str, list[dict[str, float]]]) -> dict[str, float]:
-    """The spread that the networks have in common, as the root of their mean variance; with its 95% bound."""
-    sessions = list(by_model.values())
-    within = float(np.mean([each["standard_error"] ** 2 for own in sessions for each in own]))
-    total = float(np.mean([np.var([each["log_ratio"] for each in own], ddof=1) for own in sessions]))
-    freedom = sum(len(own) - 1 for own in sessions)
-    bound = total * freedom / float(stats.chi2.ppf(0.05, freedom))
-    return {
-        "networks": len(sessions),
         "standard_deviation": math.sqrt(total),
         "standard_error": math.sqrt(within),
         "spread": math.sqrt(max(0.0, total - within)),
         "spread_at_most": math.sqrt(max(0.0, bound - within)),
     }
+
+
+def summarize_each(by_model: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The spread of each network's sessions, and under ``all`` what the networks have in common of it."""
+    summary = {
+        model: {"sessions": len(own)}
+        | summarize([own])
+        | {"largest_change": float(np.ptp([each["log_ratio"] for each in own]))}
+        for model, own in by_model.items()
+    }
+    return summary | {"all": {"networks": len(by_model)} | summarize(list(by_model.values()))}
 
 
 def main() -> None:
@@ -125,10 +118,7 @@ def main() -> None:
                 raise SystemExit(f"{model} had room for one pair only, which says nothing on its error: raise --budget")
             measured[process][model].append(found)
             print(f"session {number + 1}, {process} process, {model}: {found['log_ratio']:+.4f}", file=sys.stderr)
-    summary = {
-        process: {model: summarize(each) for model, each in of.items()} | {"all": summarize_all(of)}
-        for process, of in measured.items()
-    }
+    summary = {process: summarize_each(by_model) for process, by_model in measured.items()}
     print(json.dumps(summary, indent=2))
     if arguments.out is not None:
         content = {

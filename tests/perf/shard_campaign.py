@@ -49,7 +49,7 @@ TINY = {
 NUMBERS = ("test_top1", "test_loss", "weights_sha256", "steps", "params", "macs")
 SHARDS = 4
 EVENTS = 40
-"""At most so many events pass before a kill: those of about two runs."""
+"""The most events before a kill: those of about two runs."""
 
 
 class InThisProcess(LocalExecutor):
@@ -98,7 +98,7 @@ def end(process: int, events: int) -> int:
 
 
 def disturb(plan: Plan, folder: Path, kills: int, seed: int) -> tuple[int, list[int]]:
-    """Do all shards at once with so many kills in all; how many hit a living process, and the exit statuses else."""
+    """Do all shards at once and kill ``kills`` times; how many hit a living process, and the other exit statuses."""
     generators = [random.Random(f"{seed} {number}") for number in range(SHARDS)]
     left = [kills // SHARDS + (number < kills % SHARDS) for number in range(SHARDS)]
     hits, statuses = 0, []
