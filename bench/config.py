@@ -74,7 +74,9 @@ class Rates(NamedTuple):
 class RunConfig(Frozen):
     """One run: a model, a seed and everything else that its result depends on.
 
-    ``lr_peak`` and ``weight_decay`` are what the recipe or, where it leaves them open, the architecture says.
+    ``lr_peak`` and ``weight_decay`` are what the recipe or, where it leaves them open, the architecture says. Images
+    are decoded at ``input_size`` pixels; the network takes them at ``network_input_size`` or, where that is None, at
+    the size of its pretrained weights, without these as they are decoded.
     """
 
     model: str
@@ -84,6 +86,7 @@ class RunConfig(Frozen):
     classes: tuple[str, ...] = ()
     label_column: str | None = None
     input_size: Count
+    network_input_size: Count | None = None
     pretrained: bool | str
     pretrained_sha256: str | None
     val_fraction: Fraction
@@ -119,8 +122,9 @@ class Plan(Frozen):
     is true, false, or ``auto``: before training both ways are timed, and all seeds of a model train in the faster one.
     ``threads`` are all cores where left open. ``nproc`` processes train a network together, each on a device of its own
     (on a CPU, on its share of the cores); ``threads`` are then those of each. ``pretrained`` is true for the published
-    weights, or the path of a state dict; networks then get images of the size and preparation that belong to their
-    weights. ``target_top1`` asks for the time and steps to that accuracy on ``val``, which is looked at after each
+    weights, or the path of a state dict; networks then get images that are prepared as for their weights.
+    ``input_size`` is the side of the images in pixels; where left open it is that of the weights, and without any 32.
+    ``target_top1`` asks for the time and steps to that accuracy on ``val``, which is looked at after each
     epoch. ``published_top1`` is what others publish for some models, in words. ``gpu`` is the plan for a CUDA device;
     in a file, a table of what is different there.
     """
@@ -133,7 +137,7 @@ class Plan(Frozen):
     data: str = "digits"
     classes: tuple[str, ...] = ()
     label_column: str | None = None
-    input_size: Count = 32
+    input_size: Count | None = None
     pretrained: bool | str = False
     val_fraction: Fraction = 0.1
     limit_train: Count | None = None
@@ -203,6 +207,8 @@ class Plan(Frozen):
         models: Mapping[str, Rates],
         one_seed: Collection[str] = (),
         data_sha256: str,
+        input_size: int,
+        network_input_size: int | None = None,
         pretrained_sha256: str | None = None,
         device: str,
         threads: int,
@@ -214,6 +220,7 @@ class Plan(Frozen):
         shared = {name: getattr(self, name) for name in RunConfig.model_fields.keys() & Plan.model_fields.keys()}
         resolved = {"budget": budget, "data_sha256": data_sha256, "device": device, "threads": threads}
         resolved |= {"autocast": autocast, "channels_last": channels_last, "pretrained_sha256": pretrained_sha256}
+        resolved |= {"input_size": input_size, "network_input_size": network_input_size}
         return [
             RunConfig(**shared | resolved | {"model": model, "seed": seed} | rates._asdict())
             for seed in self.seeds

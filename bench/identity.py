@@ -46,6 +46,7 @@ ADDED_LATER: Final[Mapping[str, Any]] = {
     "recipe.head_lr_factor": 1.0,
     "recipe.stem_lr_factor": 1.0,
     "nproc": 1,
+    "network_input_size": None,
 }
 """Options that came after `HASHED`, each with the value under which training is as it was before it came.
 

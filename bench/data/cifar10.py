@@ -23,6 +23,7 @@ from bench.errors import DataError
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
+SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,14 @@ class Cifar10:
         labels: list[int] = []
         batches = self._unpickled(split)
         for index, batch in enumerate(batches.values()):
-            images.append(_resized(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32), size))
+            images.append(_resized(np.asarray(batch["data"], np.uint8).reshape(-1, 3, SIDE, SIDE), size))
             labels.extend(batch["labels"])
             progress(f"reading cifar10 {split}", index + 1, len(batches))
         return Decoded(np.concatenate(images), np.array(labels, np.int64))
+
+    def image_side(self) -> int:
+        """32 pixels."""
+        return SIDE
 
     def _unpickled(self, split: str) -> dict[str, Any]:
         """The batch files of a split. Each is unpickled only after its checksum was found to be the official one."""
@@ -141,7 +146,7 @@ def _download(url: str, md5: str, folder: Path) -> Path:
 
 
 def _resized(images: Images, size: int) -> Images:
-    if size == 32:
+    if size == SIDE:
         return images
     resized = (
         Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), Image.Resampling.BILINEAR) for image in images

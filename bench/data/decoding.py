@@ -62,6 +62,12 @@ def decode_image(file: Path | IO[bytes], size: int) -> tuple[npt.NDArray[np.uint
     return np.asarray(_to_square(rgb, size)).transpose(2, 0, 1), version
 
 
+def short_side(file: Path | IO[bytes]) -> int:
+    """The image's short side in pixels, from its header. Raises one of `DECODING_ERRORS`."""
+    with Image.open(file, formats=_available_formats()) as image:
+        return min(image.size)
+
+
 @functools.cache
 def _available_formats() -> tuple[str, ...]:
     """`FORMATS`, but for those that this Pillow was built without."""

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.data.images import Decoded, Images, Labels, Progress
 
-TRAIN_COUNT = 1500
+TRAIN_COUNT, SIDE = 1500, 8
 
 
 class Digits:
@@ -37,9 +37,13 @@ class Digits:
         grey = np.stack([np.asarray(image) for image in resized])
         return Decoded(np.repeat(grey[:, None], 3, axis=1), labels[chosen])
 
+    def image_side(self) -> int:
+        """8 pixels."""
+        return SIDE
+
     @staticmethod
     def _load() -> tuple[Images, Labels]:
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
-        return np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels.astype(np.int64)
+        return np.rint(images.reshape(-1, SIDE, SIDE) * (255 / 16)).astype(np.uint8), labels.astype(np.int64)

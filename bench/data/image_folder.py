@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.files import check_files, check_links, hash_files, list_folder, list_names, printable
-from bench.data.images import Decoded, Progress, decode_images
+from bench.data.images import SAMPLED, Decoded, Progress, decode_images, median_short_side
 from bench.errors import DataError
 
 SPLITS = ("train", "test")
@@ -55,6 +55,12 @@ class ImageFolder:
         files = ((repr(str(file)), file) for file, _ in members)
         labels = np.array([label for _, label in members], np.int64)
         return decode_images(files, labels, size, f"decoding {self.name} {split}", progress)
+
+    def image_side(self) -> int:
+        """Of images spread over the classes of ``train``."""
+        files = [file for members in self._files["train"].values() for file in members]
+        spread = files[:: max(len(files) // SAMPLED, 1)]
+        return median_short_side((repr(str(file)), file) for file in spread)
 
     def _all_files(self) -> list[Path]:
         return [file for classes in self._files.values() for files in classes.values() for file in files]

@@ -10,13 +10,17 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from bench.data.decoding import DECODING_ERRORS, decode_image
+from bench.data.decoding import DECODING_ERRORS, decode_image, short_side
 from bench.errors import DataError
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
+
+
+SAMPLED = 100
+"""Images that are looked at for the size that a data set's images have."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -45,11 +49,26 @@ def decode_images(
         try:
             images[index], version = decode_image(file, size)
         except DECODING_ERRORS as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(
-                f"the image {name} cannot be decoded ({reason}). Restore the file from its source, or remove it there."
-            ) from error
+            raise _undecodable(name, error) from error
         decoder = max(decoder, version)
         if index % 256 == 0 or index + 1 == count:
             progress(what, index + 1, count)
     return Decoded(images, labels, decoder)
+
+
+def median_short_side(files: Iterable[tuple[str, Path | IO[bytes]]]) -> int:
+    """Of the image files, each with the name to call it by, in pixels. Raises `DataError` as `decode_images` does."""
+    sides = []
+    for name, file in files:
+        try:
+            sides.append(short_side(file))
+        except DECODING_ERRORS as error:
+            raise _undecodable(name, error) from error
+    return int(np.median(sides))
+
+
+def _undecodable(name: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(
+        f"the image {name} cannot be decoded ({reason}). Restore the file from its source, or remove it there."
+    )

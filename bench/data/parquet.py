@@ -9,6 +9,7 @@ splits in the folder are not read: ``val`` is held out of ``train``.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.data.files import check_files, check_links, hash_files, list_folder, list_names, printable
-from bench.data.images import Decoded, Labels, Progress, decode_images
+from bench.data.images import SAMPLED, Decoded, Labels, Progress, decode_images, median_short_side
 from bench.errors import DataError, did_you_mean
 from bench.records import parse_json
 
@@ -65,6 +66,11 @@ class Parquet:
         labels = np.concatenate([self._numbers(shard, classes) for shard in shards])
         files = ((name, io.BytesIO(image)) for shard in shards for name, image in self._images(shard))
         return decode_images(files, labels, size, f"decoding {self.name} {split}", progress)
+
+    def image_side(self) -> int:
+        """Of the first images of ``train``."""
+        first = itertools.islice(self._images(self._shards["train"][0]), SAMPLED)
+        return median_short_side((name, io.BytesIO(image)) for name, image in first)
 
     def _all_shards(self) -> list[Path]:
         return [shard for shards in self._shards.values() for shard in shards]

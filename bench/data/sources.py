@@ -30,6 +30,8 @@ from bench.errors import DataError, did_you_mean
 
 SPLITS = ("train", "test")
 BACKGROUND = "background"
+DECODED_SIZE = 32
+"""The side in pixels at which images are decoded where nothing asks for another."""
 MOSAIC_IMAGE_SIZE, MOSAIC_MIN_IMAGE_SIZE = 32, 8
 
 
@@ -100,11 +102,14 @@ class Source(Protocol):
     def decode(self, split: str, size: int, progress: Progress) -> Decoded:
         """The images ``N×3×size×size`` and labels of a split."""
 
+    def image_side(self) -> int:
+        """The short side in pixels that images have before they are resized: the median of a sample."""
+
 
 def load_dataset(
     name: str,
     *,
-    size: int = 32,
+    size: int = DECODED_SIZE,
     data_dir: str | Path | None = None,
     classes: Sequence[str] = (),
     label_column: str | None = None,
@@ -148,6 +153,22 @@ def load_dataset(
             "Two classes are needed at least."
         )
     return dataset
+
+
+def decoded_size(
+    name: str, network_size: int, *, data_dir: str | Path | None = None, label_column: str | None = None
+) -> int:
+    """The side at which to decode a data set's images for a network that takes them at ``network_size`` pixels.
+
+    That, but not more than the images have by themselves: the rest is done batch by batch, where CIFAR-10 decoded at
+    224 pixels would fill nine gigabytes. Of a mosaic, the canvas's side: its labels are not resized.
+
+    Raises `DataError`.
+    """
+    if name.startswith("mosaic:") or network_size <= DECODED_SIZE:
+        return network_size
+    source = _source(name, data_dir or os.environ.get("ZOOBENCH_DATA"), label_column, silent)
+    return max(min(network_size, source.image_side()), DECODED_SIZE)
 
 
 def hold_out(labels: Labels, fraction: float, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

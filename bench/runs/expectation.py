@@ -69,7 +69,7 @@ def describe(runs: Sequence[RunConfig], plan: Plan, data_dir: str | Path | None)
     """A line for all runs and one for each network, each marked as not measured."""
     from bench.runs.resolve import count_train_images
 
-    steps = count_train_images(plan, data_dir) // runs[0].recipe.batch_size
+    steps = count_train_images(runs[0], data_dir) // runs[0].recipe.batch_size
     first = {run.model: run for run in reversed(runs)}
     seconds = {model: _training_seconds(run, steps) for model, run in first.items()}
     known = [each for run in runs if (each := seconds[run.model]) is not None]

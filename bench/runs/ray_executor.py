@@ -221,7 +221,7 @@ def _do(job_json: str, queue: Any) -> str | _Misplaced:
     job = Job.model_validate_json(job_json).model_copy(update={"node": node})
     if (record := find_done(job)) is None:
         try:
-            load_plan_dataset(job.config, job.data_dir, ignore)
+            load_plan_dataset(job.config, job.config.input_size, job.data_dir, ignore)
         except DataError as error:
             return _Misplaced(node, str(error))
         if job.config.device == "cpu":

@@ -53,8 +53,7 @@ def count_of_run(run: RunConfig, count: Callable[[nn.Module, int], T]) -> T | No
     import zoo
     from bench.counting.shapes import count_by_shapes
 
-    prepared = preprocessing_of(run.model, run.pretrained)
-    size = prepared.input_size if prepared else run.input_size
+    size = network_input_size(run)
     options = model_options(run.model, run.recipe)
     try:
         return count_by_shapes(
@@ -76,6 +75,12 @@ def preprocessing_of(model: str, pretrained: bool | str) -> Preprocessing | None
     if isinstance(pretrained, str) and (saved := saved_preprocessing(Path(pretrained))) is not None:
         return saved
     return preprocessing(model_info(model)) if pretrained is True or (pretrained and "/" in model) else None
+
+
+def network_input_size(run: RunConfig) -> int:
+    """The side in pixels of the images that a run's network takes: as asked, of its weights, or as they are decoded."""
+    prepared = preprocessing_of(run.model, run.pretrained)
+    return run.network_input_size or (prepared.input_size if prepared else run.input_size)
 
 
 REPRESENTATIVE = "@representative"
@@ -132,7 +137,8 @@ def resolve_plan(
     rates = {model: _rates(plan.recipe, model) for model in models}
     weights_sha256 = _check_weights(plan.pretrained, models)
 
-    dataset = load_plan_dataset(plan, data_dir, on)
+    input_size = _decoded_size(plan, models, data_dir)
+    dataset = load_plan_dataset(plan, input_size, data_dir, on)
     split_train(dataset.train.labels, plan.limit_train, plan.val_fraction, needs_val=plan.target_top1 is not None)
     if dataset.mosaic is not None:
         _check_dense(plan, models)
@@ -141,6 +147,8 @@ def resolve_plan(
         models=rates,
         one_seed=resolve_models(plan.one_seed),
         data_sha256=dataset.sha256,
+        input_size=input_size,
+        network_input_size=(input_size if dataset.mosaic else plan.input_size) if plan.pretrained else None,
         pretrained_sha256=weights_sha256,
         device=device,
         threads=plan.threads or max(1, defaults.threads // (share * plan.nproc // nodes)),
@@ -149,16 +157,16 @@ def resolve_plan(
     )
 
 
-def count_train_images(plan: Plan, data_dir: str | Path | None) -> int:
-    """How many images the plan's runs train on in an epoch."""
+def count_train_images(run: RunConfig, data_dir: str | Path | None) -> int:
+    """How many images a run trains on in an epoch."""
     from bench.data.sources import split_train
 
-    dataset = load_plan_dataset(plan, data_dir, ignore)
-    return len(split_train(dataset.train.labels, plan.limit_train, plan.val_fraction)[0])
+    dataset = load_plan_dataset(run, run.input_size, data_dir, ignore)
+    return len(split_train(dataset.train.labels, run.limit_train, run.val_fraction)[0])
 
 
-def load_plan_dataset(plan: Plan | RunConfig, data_dir: str | Path | None, on: OnEvent) -> Dataset:
-    """The data set of a plan or a run. Raises `DataError` where it is not here."""
+def load_plan_dataset(plan: Plan | RunConfig, input_size: int, data_dir: str | Path | None, on: OnEvent) -> Dataset:
+    """The data set of a plan or a run, decoded at that size. Raises `DataError` where it is not here."""
     from bench.data.sources import load_dataset
 
     def progress(what: str, done: int, total: int) -> None:
@@ -166,12 +174,23 @@ def load_plan_dataset(plan: Plan | RunConfig, data_dir: str | Path | None, on: O
 
     return load_dataset(
         plan.data,
-        size=plan.input_size,
+        size=input_size,
         data_dir=data_dir,
         classes=plan.classes,
         label_column=plan.label_column,
         progress=progress,
     )
+
+
+def _decoded_size(plan: Plan, models: list[str], data_dir: str | Path | None) -> int:
+    """The side in pixels at which the plan's images are decoded: as asked, or what its models' weights have use for."""
+    from bench.data.sources import DECODED_SIZE, decoded_size
+
+    if plan.input_size is not None:
+        return plan.input_size
+    prepared = [preprocessing_of(model, plan.pretrained) for model in models]
+    largest = max((each.input_size for each in prepared if each is not None), default=DECODED_SIZE)
+    return decoded_size(plan.data, largest, data_dir=data_dir, label_column=plan.label_column)
 
 
 class TrainingDefaults(NamedTuple):
@@ -206,7 +225,7 @@ def _check_options(plan: Plan, models: list[str]) -> None:
 
 
 def _check_dense(plan: Plan, models: list[str]) -> None:
-    """That every model labels pixels, and that the recipe and the weights ask for nothing that dense labels lack."""
+    """That every model labels pixels, and that the recipe asks for nothing that dense labels lack."""
     import zoo
 
     classifiers = [model for model in models if zoo.model_info(model).task != "segmentation"]
@@ -224,14 +243,6 @@ def _check_dense(plan: Plan, models: list[str]) -> None:
             "canvases are new in every epoch, and their labels would have to change with the pixels. "
             f"Set {' and '.join(f'recipe.{option}' for option in asked)} to 0."
         )
-    for model in models:
-        prepared = preprocessing_of(model, plan.pretrained)
-        if prepared is not None and prepared.input_size != plan.input_size:
-            raise ConfigError(
-                f"the weights of {model!r} are made for images of {prepared.input_size} pixels, and the canvases of "
-                f"{plan.data!r} have {plan.input_size}. Labels are not resized: set input_size to "
-                f"{prepared.input_size}, or leave pretrained out."
-            )
 
 
 def _check_weights(pretrained: bool | str, models: list[str]) -> str | None:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from bench.data.sources import Dataset
 
 Statistics = tuple[float, float, float]
-INPUT_SIZE = 32
-"""Where neither the user nor the weights say otherwise."""
 
 NORMALIZATIONS: dict[str, tuple[Statistics, Statistics]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -78,7 +76,7 @@ def resolve_evaluation(
     Raises a `UserError` or `zoo.ZooError` for whatever is not there or contradicts.
     """
     import zoo
-    from bench.data.sources import load_dataset
+    from bench.data.sources import DECODED_SIZE, decoded_size, load_dataset
     from zoo.pretrained import saved_preprocessing
 
     model = zoo.model_info(request.model).name
@@ -88,8 +86,12 @@ def resolve_evaluation(
     # What belongs to a library's published weights says nothing about others once the user has spoken.
     prepared = saved_preprocessing(weights.path) if asks_normalization else preprocessing_of(model, str(weights.path))
     own_size = prepared.input_size if prepared is not None else trained.input_size
-    network_size = request.input_size or own_size or INPUT_SIZE
-    input_size = request.input_size or trained.input_size or network_size
+    network_size = request.input_size or own_size or DECODED_SIZE
+    input_size = (
+        request.input_size
+        or trained.input_size
+        or decoded_size(request.data, network_size, data_dir=request.data_dir, label_column=request.label_column)
+    )
 
     def progress(what: str, done: int, total: int) -> None:
         on(Loading(what, done, total))

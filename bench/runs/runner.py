@@ -99,7 +99,7 @@ def run_plan(
         with ended_by_signals(), executor or LocalExecutor() as chosen:
             runs = chosen.resolve(plan, data_dir, notify)
             if shard is not None:
-                runs = choose_shard(runs, shard, plan, data_dir)
+                runs = choose_shard(runs, shard, data_dir)
             before = {} if force else {run.run_id: record for run in runs if (record := _finished(results, run))}
             trained = {
                 run.run_id: record

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.config import Plan, RunConfig
+from bench.config import RunConfig
 from bench.errors import ConfigError
 
 OVERHEAD_SECONDS = 5.0
@@ -49,11 +49,11 @@ def partition(costs: Sequence[float], count: int) -> list[list[int]]:
     return [sorted(part) for part in parts]
 
 
-def choose_shard(runs: Sequence[RunConfig], shard: Shard, plan: Plan, data_dir: str | Path | None) -> list[RunConfig]:
+def choose_shard(runs: Sequence[RunConfig], shard: Shard, data_dir: str | Path | None) -> list[RunConfig]:
     """The runs that belong to the shard."""
     from bench.runs.resolve import count_train_images
 
-    images = 0 if runs[0].budget.seconds else count_train_images(plan, data_dir)
+    images = 0 if runs[0].budget.seconds else count_train_images(runs[0], data_dir)
     of_model = {run.model: run for run in runs}  # their cost does not depend on the seed
     macs = {name: 0 if run.budget.epochs is None else _count_macs(run) for name, run in of_model.items()}
     costs = [expected_seconds(run, macs[run.model], images) for run in runs]

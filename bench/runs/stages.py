@@ -16,7 +16,7 @@ from bench.runs.job_description import Job
 from bench.runs.ledger import Ledger
 from bench.runs.measure_again import training_part
 from bench.runs.network_run import NetworkRun
-from bench.runs.resolve import evaluation_batch_size, model_options, preprocessing_of
+from bench.runs.resolve import evaluation_batch_size, model_options, network_input_size, preprocessing_of
 from bench.runs.training_metrics import needs_head, training_metrics
 from bench.runs.tuning import form_of, open_choices, tune_run
 from bench.training.weights import _head_of, renew_head
@@ -61,7 +61,7 @@ class Run(NetworkRun):
                 self.ledger.begin(self.job.attempt() | {"step": self.checkpoints.last_step()})
         self._use_device(config.device if self.ranks.size == 1 else own_device(config.device), config.threads)
         self.prepared = preprocessing_of(config.model, config.pretrained)
-        self.input_size = self.prepared.input_size if self.prepared else config.input_size
+        self.input_size = network_input_size(config)
 
         with self.machine.shared():
             dataset, model, streams = self._load()

@@ -18,7 +18,14 @@ from bench.config import (
 )
 from bench.errors import ConfigError
 
-RESOLVED = {"data_sha256": "0" * 64, "device": "cpu", "threads": 2, "autocast": False, "channels_last": True}
+RESOLVED = {
+    "data_sha256": "0" * 64,
+    "input_size": 32,
+    "device": "cpu",
+    "threads": 2,
+    "autocast": False,
+    "channels_last": True,
+}
 
 
 def expand(plan: Plan, models=("lenet5",)):

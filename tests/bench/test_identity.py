@@ -5,7 +5,14 @@ import pytest
 from bench.config import Budget, MeasureConfig, Rates, Recipe, RunConfig, load_plan
 from bench.identity import ADDED_LATER, HASHED, NOT_HASHED, flatten, training_hash
 
-RESOLVED = {"data_sha256": "0" * 64, "device": "cpu", "threads": 2, "autocast": False, "channels_last": True}
+RESOLVED = {
+    "data_sha256": "0" * 64,
+    "input_size": 32,
+    "device": "cpu",
+    "threads": 2,
+    "autocast": False,
+    "channels_last": True,
+}
 
 
 def run(overrides=None, **resolved):
@@ -85,6 +92,11 @@ def test_where_the_weights_lie_does_not_matter_but_what_they_are():
     here, there = (run({"pretrained": path}, pretrained_sha256="a").run_id for path in ("a.pt", "b/a.pt"))
     assert here == there
     assert run({"pretrained": "a.pt"}, pretrained_sha256="b").run_id != here
+
+
+@pytest.mark.parametrize("size", ["input_size", "network_input_size"])
+def test_the_size_of_images_is_in_the_id(size):
+    assert run(**{size: 96}).run_id != run().run_id
 
 
 def test_an_option_added_later_is_absent_at_its_neutral_value(monkeypatch):

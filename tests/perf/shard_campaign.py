@@ -140,7 +140,7 @@ def not_in_one_shard(plan: Plan, runs: Sequence[RunConfig]) -> int:
     """Over every number of shards up to one more than there are runs: the runs that are not in exactly one."""
     wrong = 0
     for parts in range(1, len(runs) + 2):
-        shards = [choose_shard(runs, Shard(number + 1, parts), plan, None) for number in range(parts)]
+        shards = [choose_shard(runs, Shard(number + 1, parts), None) for number in range(parts)]
         counted = Counter(run.run_id for shard in shards for run in shard)
         wrong += sum(counted[run.run_id] != 1 for run in runs)
     return wrong

@@ -16,7 +16,7 @@ from bench.data.decoding import DECODER_VERSION
 from bench.data.image_folder import ImageFolder
 from bench.data.images import silent
 from bench.data.parquet import Parquet
-from bench.data.sources import hold_out, limit, load_dataset, split_train
+from bench.data.sources import decoded_size, hold_out, limit, load_dataset, split_train
 from bench.errors import DataError
 
 CLASSES = ["cat", "dog"]
@@ -104,6 +104,20 @@ def test_folder_holds_the_very_pixels_by_class(folders):
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert dataset.test.labels.tolist() == [0, 0, 1, 1]
     assert np.array_equal(dataset.train.images[4].transpose(1, 2, 0), random_pixels(11))
+
+
+def test_images_are_decoded_at_no_more_pixels_than_they_have(shards, folders):
+    for name, own in {"digits": 32, f"parquet:{shards}": 32, f"folder:{folders}": 32}.items():
+        assert decoded_size(name, 224) == own
+        assert decoded_size(name, 28) == 28
+    large = [encode(random_pixels(i, 160)) for i in range(3)]
+    write_shard(shards / "train-00000-of-00002.parquet", [*large, encode(random_pixels(3))], [0, 1, 0, 1])
+    assert decoded_size(f"parquet:{shards}", 224) == 160
+    assert decoded_size(f"parquet:{shards}", 96) == 96
+    assert decoded_size(f"mosaic:parquet:{shards}", 520) == 520
+    write_shard(shards / "train-00000-of-00002.parquet", [b"no image"], [0])
+    with pytest.raises(DataError, match="cannot be decoded"):
+        decoded_size(f"parquet:{shards}", 224)
 
 
 def test_relative_path_is_found_in_the_data_folder(shards, monkeypatch):

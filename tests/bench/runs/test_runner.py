@@ -13,12 +13,21 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from bench.config import load_plan
+from bench.counting.complexity import count_macs
 from bench.errors import ConfigError, DataError, DeviceError
 from bench.events import Loading, Phase, PlanBegins, PlanEnds, Row, RunBegins, RunEnds
 from bench.records import read_record, read_records, record_path, record_paths, stored_path
-from bench.runs.resolve import EVALUATION_PIXELS, evaluation_batch_size, resolve_models, resolve_plan
+from bench.runs.resolve import (
+    EVALUATION_PIXELS,
+    count_of_run,
+    evaluation_batch_size,
+    network_input_size,
+    resolve_models,
+    resolve_plan,
+)
 from bench.runs.runner import run_plan
 from reports.data.history import load_points
 from zoo import UnknownModelError, ZooError, list_models, model_info
@@ -333,10 +342,16 @@ def test_a_damaged_record_is_repeated_and_said(done, tmp_path):
     assert outcome.records[0].metrics["weights_sha256"] == record.metrics["weights_sha256"]
 
 
-def test_pretrained_weights_come_with_their_preprocessing(tmp_path):
-    weights = tmp_path / "mobilenet.pt"
+@pytest.fixture
+def weights(tmp_path):
+    """Of torchvision's MobileNetV3-Small, which are for images of 224 pixels."""
+    path = tmp_path / "mobilenet.pt"
     torch.manual_seed(0)
-    torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), weights)
+    torch.save(torchvision.models.mobilenet_v3_small(num_classes=10).state_dict(), path)
+    return path
+
+
+def test_pretrained_weights_come_with_their_preprocessing(weights, tmp_path):
     tuned = plan("torchvision/mobilenet_v3_small", pretrained=str(weights), limit_train=12, limit_test=6)
     record = run_plan(tuned, str(tmp_path)).records[0]
     assert record.error is None
@@ -347,6 +362,43 @@ def test_pretrained_weights_come_with_their_preprocessing(tmp_path):
     assert record.metrics["macs"] == pytest.approx(56.51e6, rel=0.05)
     weights.write_bytes(weights.read_bytes() + b" ")
     assert run_plan(tuned, str(tmp_path)).skipped == 0
+
+
+def test_a_size_that_is_asked_for_goes_before_that_of_the_weights(weights, tmp_path):
+    tuned = plan("torchvision/mobilenet_v3_small", pretrained=str(weights), input_size=96, limit_train=12, limit_test=6)
+    (run,) = resolve_plan(tuned, data_dir=None)
+    (record,) = run_plan(tuned, str(tmp_path), save_weights=True).records
+    assert record.error is None
+    data = record.environment["data"]
+    assert (data["input_size"], record.config["input_size"]) == (96, 96)
+    assert data["mean"] == pytest.approx([255 * mean for mean in (0.485, 0.456, 0.406)])
+    assert (
+        record.metrics["macs"] == count_of_run(run, count_macs_at) == pytest.approx(56.51e6 * (96 / 224) ** 2, rel=0.1)
+    )
+    # What was trained at that size says so, and is trained on and evaluated at it.
+    saved = stored_path(str(tmp_path), "weights", record.run_id)
+    (again,) = resolve_plan(plan("torchvision/mobilenet_v3_small", pretrained=saved), data_dir=None)
+    assert network_input_size(again) == 96
+
+
+def count_macs_at(model, size):
+    return count_macs(model, (1, 3, size, size))
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(24, 32), (100, 100), (300, 224)])
+def test_images_are_decoded_with_as_many_pixels_as_the_weights_have_use_for(side, decoded, weights, tmp_path):
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (tmp_path / "pictures" / split / kind).mkdir(parents=True)
+            for number in range(12 if split == "train" else 2):
+                image = Image.new("RGB", (side + 8 * number, side if number < 11 else 16), (number, 0, 0))
+                image.save(tmp_path / "pictures" / split / kind / f"{number}.png")
+    folder = f"folder:{tmp_path / 'pictures'}"
+    tuned = plan("torchvision/mobilenet_v3_small", data=folder, pretrained=str(weights))
+    (run,) = resolve_plan(tuned, data_dir=None)
+    assert (run.input_size, network_input_size(run)) == (decoded, 224)
+    (fresh,) = resolve_plan(plan("lenet5", data=folder), data_dir=None)
+    assert (fresh.input_size, network_input_size(fresh)) == (32, 32)
 
 
 def test_what_the_recipe_asks_of_a_network_must_be_there(tmp_path):

@@ -61,7 +61,7 @@ def test_equal_runs_are_dealt_out_evenly(runs, count):
 def test_a_large_network_has_its_shard_and_the_small_ones_share_the_other():
     wanted = plan("lenet5", "simple_cnn", "vgg16", limit_train=None, budget={"epochs": 50})
     runs = resolve_plan(wanted, data_dir=None)
-    shards = [choose_shard(runs, Shard(number, 2), wanted, None) for number in (1, 2)]
+    shards = [choose_shard(runs, Shard(number, 2), None) for number in (1, 2)]
     assert sorted(sorted(run.model for run in shard) for shard in shards) == [["lenet5", "simple_cnn"], ["vgg16"]]
 
 

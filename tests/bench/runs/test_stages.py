@@ -9,7 +9,7 @@ import pytest
 from bench.config import load_plan
 from bench.errors import ConfigError
 from bench.records import stored_path
-from bench.runs.resolve import resolve_plan
+from bench.runs.resolve import network_input_size, resolve_plan
 from bench.runs.runner import run_plan
 from bench.training.dense import mean_iou
 
@@ -71,8 +71,12 @@ def test_what_has_no_meaning_for_pixels_is_refused():
     asked = {"base": "quick", "cutmix": 1.0, "cutout": 8}
     with pytest.raises(ConfigError, match="asks for cutout, cutmix"):
         resolve_plan(plan("fcn_resnet18", recipe=asked), data_dir=None)
-    with pytest.raises(ConfigError, match="made for images of 520 pixels, and the canvases of 'mosaic:digits' have 16"):
-        resolve_plan(plan("fcn_resnet50", pretrained=True), data_dir=None)
+
+
+@pytest.mark.parametrize(("asked", "size"), [(None, 520), (64, 64)])
+def test_a_network_takes_canvases_as_they_are_laid_out(asked, size):
+    (run,) = resolve_plan(plan("fcn_resnet50", pretrained=True, input_size=asked), data_dir=None)
+    assert (run.input_size, network_input_size(run)) == (size, size)
 
 
 def test_the_plan_dilation_resolves_to_equal_parameters_at_each_output_stride():
