@@ -70,6 +70,10 @@ class Study(Frozen):
         """The variant whose weights this one begins with."""
         return self.variants[variant].get(BEGINS_WITH)
 
+    def begins_with_weights(self, variant: str) -> bool:
+        """Whether a variant does not begin at random: with another one's weights, or with published ones."""
+        return bool(self.plan_of(variant).pretrained)
+
     def gives_weights(self, variant: str) -> bool:
         """Whether another variant begins with this one's weights."""
         return any(table.get(BEGINS_WITH) == variant for table in self.variants.values())

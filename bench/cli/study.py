@@ -45,7 +45,9 @@ def study(
     limit_test: Annotated[int | None, typer.Option(help="Use at most that many test images.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Begin with these weights in place of those that the study trains."),
+        typer.Option(
+            metavar="FILE", help="Begin with these weights in place of those that the study trains or downloads."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     threads: OptionalThreadsOption = None,

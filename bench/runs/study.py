@@ -33,12 +33,12 @@ def run_study(
 ) -> list[Outcome]:
     """Do what is left of a study, variant by variant, and return their outcomes; fewer where it was interrupted.
 
-    ``overrides`` are laid over every variant's plan. ``weights`` is a file that takes the place of the variant whose
-    weights others begin with. ``observers`` makes those of a variant; ``settings`` are `run_plan`'s.
-    Raises `ConfigError` where two variants are the same run, or weights have nobody to begin with them.
+    ``overrides`` are laid over every variant's plan. ``weights`` is a file for all variants that begin with weights, in
+    place of another variant's and of published ones. ``observers`` makes those of a variant; ``settings`` are
+    `run_plan`'s. Raises `ConfigError` where two variants are the same run, or weights have nobody to begin with them.
     """
     sources = [variant for variant in study.variants if study.gives_weights(variant)]
-    if weights is not None and not sources:
+    if weights is not None and not any(map(study.begins_with_weights, study.variants)):
         raise ConfigError(f"--weights {weights!r}: no variant of the study {study.name!r} begins with weights.")
     if sources and not is_local(results):
         raise ConfigError(f"the study {study.name!r} keeps weights: --results must be a folder here, not {results!r}.")
@@ -52,6 +52,8 @@ def run_study(
             own["pretrained"] = weights or find_stored(results, "weights", runs[source][0])
             if own["pretrained"] is None:
                 continue  # nothing to begin with: the record of the source says why
+        elif weights is not None and study.begins_with_weights(variant):
+            own["pretrained"] = weights
         if variant in sources:
             own["seeds"] = study.plan_of(variant, overrides).seeds[:1]
         run = functools.partial(

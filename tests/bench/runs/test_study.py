@@ -11,6 +11,7 @@ from bench.runs.study import run_study
 from bench.study import load_study
 from reports.pages.verify import verify_page
 from reports.report import write_report
+from zoo import ZooError
 
 TEXT = """
 title = "Halves"
@@ -94,6 +95,20 @@ def test_the_same_again_repeats_nothing_and_neither_does_a_file_of_the_same_weig
     content = json.loads((results / "study.json").read_text())
     assert content["part"] == {"seeds": [3], "weights": weights.name}
     assert [len(variant["runs"]) for variant in content["variants"]] == [0, 1, 1]
+
+
+def test_a_file_takes_the_place_of_published_weights(halves, tmp_path):
+    text = TEXT.replace('[variants.before]\nclasses = ["0", "1", "2", "3", "4"]\n', "")
+    text = text.replace('begins_with = "before"', "pretrained = true")
+    (tmp_path / "published.toml").write_text(text)
+    (weights,) = (halves[1] / "weights").iterdir()
+    study = load_study(str(tmp_path / "published.toml"))
+    with pytest.raises(ZooError, match="no published weights of 'simple_cnn'"):
+        run_study(study, str(tmp_path / "results"), {"seeds": (3,)})
+    results = str(tmp_path / "others")
+    outcomes = run_study(study, results, {"seeds": (3,)}, weights=str(weights))
+    assert [bool(outcome.records[0].config["pretrained"]) for outcome in outcomes] == [False, True]
+    assert outcomes[1].records[0].config["pretrained"] == str(weights)
 
 
 def test_weights_that_were_not_kept_are_trained_again(halves):
