@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help bench test lint format docs perf clean
+.PHONY: help bench test lint format docs perf notebook clean
 
 help:  ## Show what there is to make.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1  /'
@@ -30,6 +30,11 @@ docs: $(STAMP)-dev  ## Build the guides and the reference into docs/_build; a wa
 perf: $(STAMP)-test  ## Measure zoobench's own speed, as ratios of things measured side by side.
 	$(BIN)/python -m pytest tests/perf --override-ini addopts=--import-mode=importlib -s --benchmark-columns=median,rounds \
 		--benchmark-json=results/perf.json
+
+notebook: $(STAMP)-test  ## Run results/explore.ipynb on the published records and keep what it shows.
+	$(BIN)/python -c 'import nbclient, nbformat; path = "results/explore.ipynb"; book = nbformat.read(path, 4); \
+		nbclient.NotebookClient(book, record_timing=False, resources={"metadata": {"path": "results"}}).execute(); \
+		nbformat.write(book, path)'
 
 clean:  ## Remove the virtual environment.
 	rm -rf .venv
