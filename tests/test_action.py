@@ -197,6 +197,16 @@ def test_a_project_of_its_own_is_installed_at_either_revision(runner, github):
     done = runner.run(base, package="project", models="little", budget="1")
     assert done.returncode == 15, runner.said
     assert "little: params 24,674 → 27,757" in github.kept[0]["body"]
+    commit = repository.git("rev-parse", "HEAD")
+    accepted = "".join(
+        f'[[accepted]]\nmodel = "little"\nmetric = "{metric}"\ncommit = "{commit}"\nreason = "wanted"\n'
+        "expires = 2999-01-01\n"
+        for metric in ("counts", "speed")
+    )
+    repository.write("known.toml", accepted)
+    done = runner.run(base, package="project", models="little", budget="1", accept="known.toml", fail_on="changed")
+    assert done.returncode == 0, runner.said
+    assert "wanted" in github.kept[0]["body"]
     assert runner.run(base, package="nothing", models="little").returncode == 2
     assert "could not be installed at both revisions" in runner.said["Compare"]
 

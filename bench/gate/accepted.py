@@ -170,7 +170,7 @@ def _ask_git(comparison: Comparison) -> Introduced:
 
     def introduced(commit: str) -> str | None:
         if head is None:
-            return f"{comparison.head.name} is no revision, so that nobody knows whether it has the commit"
+            return f"{comparison.head.name} does not say of which revision it is (env:PATH@REV does)"
         repository = find_repository(Path.cwd())
         if not _has(repository, head, commit):
             return f"{comparison.head.name} does not have the commit"

@@ -2,7 +2,8 @@
 
 - ``git:REV``: a revision of the repository of the current folder, checked out to a temporary folder;
 - ``.``: that repository's working tree as it is;
-- ``env:PATH``: a virtual environment, with its interpreter and the zoo that is installed there;
+- ``env:PATH``: a virtual environment, with its interpreter and the zoo that is installed there; ``env:PATH@REV`` says
+  which revision of the current folder's repository it was made of, for ``--accept``;
 - ``resnet18`` or ``resnet18,channels_last=true,drop_rate=0.1``: a model with options, of the zoo installed here.
 """
 
@@ -129,7 +130,10 @@ def _open(text: str, stack: contextlib.ExitStack) -> Side:
     if text == ".":
         return _with_commit(Side(text, root=_with_zoo(find_repository(Path.cwd()), text)))
     if kind == "env":
-        return Side(text, _interpreter_of(rest))
+        folder, made_of, revision = rest.rpartition("@")
+        if not made_of or Path(rest).expanduser().exists():
+            return Side(text, _interpreter_of(rest))
+        return Side(text, _interpreter_of(folder), commit=resolve_commit(find_repository(Path.cwd()), revision))
     model = parse_subject(text)
     if ":" in model.model:
         raise SideError(f"{text!r} is no side of a comparison: expected {KINDS}.")

@@ -51,12 +51,28 @@ def test_a_model_that_cannot_be_is_refused(text, shown):
         ("git:--help", ".", "is no revision"),
         ("env:/no/such/place", ".", "env:/no/such/place is no virtual environment"),
         ("env:", ".", "is no virtual environment"),
+        ("env:/no/such/place@HEAD", ".", "env:/no/such/place is no virtual environment"),
         ("svn:trunk", "lenet5", "'svn:trunk' is no side"),
     ],
 )
 def test_a_side_that_cannot_be_is_refused(base, head, shown, repository, monkeypatch):
     monkeypatch.chdir(repository.path)
     with pytest.raises(UserError, match=shown), open_sides(base, head):
+        pass
+
+
+def test_an_environment_may_say_of_which_revision_it_is(repository, monkeypatch, tmp_path):
+    monkeypatch.chdir(repository.path)
+    for name in ("new", "old@2"):  # a folder may have the sign in its name
+        (tmp_path / name / "bin").mkdir(parents=True)
+        (tmp_path / name / "bin" / "python").touch()
+    with open_sides(f"env:{tmp_path}/new@HEAD", f"env:{tmp_path}/old@2") as (new, old):
+        assert new.commit == repository.git("rev-parse", "HEAD")
+        assert old.commit is None
+        assert [side.interpreter for side in (new, old)] == [
+            f"{tmp_path}/{name}/bin/python" for name in ("new", "old@2")
+        ]
+    with pytest.raises(UserError, match="nothing is no revision"), open_sides(f"env:{tmp_path}/new@nothing", "."):
         pass
 
 
