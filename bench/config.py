@@ -186,6 +186,12 @@ class Plan(Frozen):
                 "a budget in MACs counts images of full size, and the recipe's small_epochs have smaller ones: give "
                 "the budget in epochs or seconds, or set recipe.small_epochs to 0"
             )
+        epochs = self.recipe.epochs if self.budget is None else self.budget.epochs
+        if self.recipe.small_epochs and epochs is not None and self.recipe.small_epochs >= epochs:
+            raise ValueError(
+                f"all of the {epochs} epochs would have small images (recipe.small_epochs = "
+                f"{self.recipe.small_epochs}), and none of the size that is tested: set recipe.small_epochs to less"
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,8 @@ from typing import TextIO
 PROGRAM = Path(__file__).resolve().parent.parent / "zoobench.py"
 """Run by its path it finds our packages, wherever they are installed."""
 OWN_DESCRIPTOR = os.name == "posix"
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Linux may share the processor among sessions first, and a session of its own begins with no niceness."""
 
 
 def module_command(module: str) -> list[str]:
@@ -101,7 +103,13 @@ class Subprocess:
 
 
 def open_answers() -> TextIO:
-    """In a process that `Subprocess` has started: where its answers go. Takes the last argument away."""
+    """In a process that `Subprocess` has started: where its answers go. Takes the last argument away.
+
+    What was started with ``nice`` stays as nice.
+    """
+    if OWN_DESCRIPTOR and os.nice(0) > 0 and AUTOGROUP.exists():
+        with contextlib.suppress(OSError):  # where a container forbids it, it is only less nice
+            AUTOGROUP.write_text(str(os.nice(0)))
     descriptor = int(sys.argv.pop())
     if descriptor == sys.__stdout__.fileno():  # type: ignore[union-attr]
         descriptor = os.dup(descriptor)

@@ -7,6 +7,7 @@ from any step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -122,12 +123,17 @@ class BatchStream:
             batch = slice(index * self.batch_size, (index + 1) * self.batch_size)
             yield self._augmented(offsets[batch], labels[batch], holes[:, batch], _mix(epoch_seed, index), small)
 
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in stored order, not augmented; the last batch may be smaller."""
-        count = len(self.labels)
-        centre = torch.full((count,), self._padding)
-        offsets = self._offsets(torch.arange(count), torch.zeros_like(centre), centre, centre).to(self._rows.device)
-        for batch in zip(torch.split(offsets, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
+    def sample(self, count: int) -> Iterator[Tensor]:
+        """At most ``count`` images ``B×C×H×W`` from all over the split, since a folder's lie class by class."""
+        for images, _ in self.in_order(every=math.ceil(len(self.labels) / count)):
+            yield images
+
+    def in_order(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each ``every``-th image once, in stored order, not augmented; the last batch may be smaller."""
+        chosen, labels = torch.arange(0, len(self.labels), every), self.labels[::every]
+        centre = torch.full((len(chosen),), self._padding)
+        offsets = self._offsets(chosen, torch.zeros_like(centre), centre, centre).to(self._rows.device)
+        for batch in zip(torch.split(offsets, self.batch_size), torch.split(labels, self.batch_size), strict=True):
             yield self._resized(self._normalize(self._on_device(self._gather(batch[0])))), batch[1]
 
     def _mirrored(self, epoch: int, order: Tensor, random: torch.Generator) -> Tensor:

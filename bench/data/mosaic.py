@@ -11,6 +11,8 @@ are a function of the split alone, the same for every seed.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -106,6 +108,11 @@ class MosaicStream:
         """The split's fixed canvases, each once; the last batch may be smaller."""
         for canvases, labels in self.fixed_canvases():
             yield self._normalize(canvases), labels
+
+    def sample(self, count: int) -> Iterator[Tensor]:
+        """About ``count`` of the fixed canvases, whose images are drawn from all over the split."""
+        for canvases, _ in itertools.islice(self.in_order(), math.ceil(count / self.batch_size)):
+            yield canvases
 
     def fixed_canvases(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The same before normalisation: uint8 ``B×S×S×3`` and labels."""

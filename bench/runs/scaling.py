@@ -43,7 +43,7 @@ def measure_scaling(
     reason = _shares_cores(config.nproc // job.nodes, config.threads) if config.device == "cpu" else ""
     if reasons := [each for each in ranks.gather(reason) if each]:
         return {}, {}, [Flag(kind="shared_cores", phase=PHASE, message=reasons[0])]
-    images = next(train.epoch(0))[0]
+    images = next(train.epoch(config.recipe.small_epochs))[0]
     together = _create_step(model, images, config, form, ranks)
     together()
     alone, count = None, 1

@@ -78,8 +78,8 @@ def look_at_speed(
     model = model.to(setting.device)
     if open_options:
         on_phase("tune")
-        images = setting.images(min(config.batch_size, TUNED_BATCH))
-        start = Form(setting.autocast, setting.channels_last)
+        images = setting.images(min(config.batch_size, TUNED_BATCH)).float()  # under autocast, as training is
+        start = Form(setting.training_autocast, setting.channels_last)
         tuning = tune(start, open_options, FormTimer(model, images, Recipe()), training_seconds=lambda _: math.inf)
         found.environment["tuning"] = tuning.to_dict()
         setting = replace(setting, autocast=tuning.form.autocast, channels_last=tuning.form.channels_last)

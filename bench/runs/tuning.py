@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 from bench.config import Budget, RunConfig
 from bench.machine import describe_machine
 from bench.recipe import Choice
 from bench.records import RunRecord, write_atomically
+from bench.runs.determinism import deterministic_algorithms
 from bench.runs.resolve import training_defaults
 from bench.stores import file_system
 
@@ -99,9 +100,12 @@ def tune_run(
     with alone():
         if (kept := _read(path)) is not None:  # another process has chosen meanwhile
             return kept
-        timer = FormTimer(model, next(train.epoch(0))[0], config.recipe)
+        timer = FormTimer(model, next(train.epoch(config.recipe.small_epochs))[0], config.recipe)
         expected = _expectation(config.budget, len(train) * train.batch_size, macs)
-        made = tune(start, open_options, timer, training_seconds=expected, batch_size=train.batch_size)
+        # On a GPU with the algorithms that training uses there: some are slower than others.
+        on_gpu = config.device.startswith("cuda")
+        with deterministic_algorithms("tune", []) if on_gpu else nullcontext():
+            made = tune(start, open_options, timer, training_seconds=expected, batch_size=train.batch_size)
         # On another machine one may have been as fast; the first one's choice holds.
         if (kept := _read(path)) is None:
             machine = describe_machine(config.device)

@@ -14,23 +14,25 @@ from bench.errors import ModelError
 
 WHITENING_EPSILON = 5e-4
 """Added to the variances, so that directions in which patches hardly vary are not blown up to noise."""
-MAX_PATCHES = 500_000
-"""Enough for the covariance of a few hundred dimensions."""
+WHITENED_IMAGES, PATCHES_AN_IMAGE = 4_000, 125
+"""Half a million patches, enough for the covariance of a few hundred dimensions."""
+UNFOLDED_IMAGES = 16
+"""Of which all patches are in memory at a time: 7×7 patches of one at 224 pixels are 28 MB."""
 
 
-class InOrder(Protocol):
-    """Batches without augmentation."""
+class Sampled(Protocol):
+    """Images without augmentation."""
 
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once."""
+    def sample(self, count: int) -> Iterator[Tensor]:
+        """At most so many images ``B×C×H×W`` from all over the split."""
 
 
-def initialise(model: nn.Module, recipe: Recipe, batches: InOrder) -> None:
+def initialise(model: nn.Module, recipe: Recipe, batches: Sampled) -> None:
     """What the recipe asks for: `init_dirac`, and `whiten_stem` on images of these batches, not augmented."""
     if recipe.dirac:
         init_dirac(model)
     if recipe.whiten:
-        whiten_stem(model, (images for images, _ in batches.in_order()))
+        whiten_stem(model, batches.sample(WHITENED_IMAGES))
 
 
 def whiten_stem(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -38,7 +40,7 @@ def whiten_stem(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Its filters become the eigenvectors of the patches' covariance over the roots of their eigenvalues, the largest
     first, each followed in a second set by its negative as far as there is room; filters beyond that stay as they are.
-    The bias, if it has one, goes on being trained.
+    The bias, if it has one, begins at zero and is trained.
 
     Raises `ModelError` where the model has no convolution over all channels of the image.
     """
@@ -54,6 +56,8 @@ def whiten_stem(model: nn.Module, batches: Iterable[Tensor]) -> None:
     with torch.no_grad():
         shaped = filters.view(-1, *convolution.weight.shape[1:]).to(convolution.weight)
         convolution.weight[: len(shaped)] = shaped
+        if convolution.bias is not None:
+            convolution.bias.zero_()
     convolution.weight.requires_grad_(False)
 
 
@@ -79,15 +83,19 @@ def _first_convolution(model: nn.Module) -> nn.Conv2d | None:
 
 
 def _patch_covariance(batches: Iterable[Tensor], convolution: nn.Conv2d) -> Tensor:
-    """The covariance of patches of the kernel's size, dilated as it is, in float64 on the CPU."""
+    """The covariance of patches of the kernel's size, dilated as it is, in float64 on the CPU.
+
+    Of larger images some patches are taken, the same places for every call.
+    """
     (height, width), (down, right) = convolution.kernel_size, convolution.dilation
     sums = products = torch.zeros((), dtype=torch.float64)
-    count = 0
-    for images in batches:
+    count, random = 0, torch.Generator().manual_seed(0)
+    for images in (part for batch in batches for part in torch.split(batch, UNFOLDED_IMAGES)):
         patches = F.unfold(images.float(), (height, width), dilation=(down, right))
+        if patches.shape[2] > PATCHES_AN_IMAGE:
+            chosen = torch.randperm(patches.shape[2], generator=random)[:PATCHES_AN_IMAGE]
+            patches = patches[:, :, chosen.to(patches.device)]
         rows = patches.transpose(1, 2).flatten(0, 1).double().cpu()
         count, sums, products = count + len(rows), sums + rows.sum(0), products + rows.T @ rows
-        if count >= MAX_PATCHES:
-            break
     mean = sums / count
     return products / count - mean[:, None] * mean

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.config import Budget, Recipe
 from bench.training.averaging import WeightAverage
@@ -17,7 +16,7 @@ from bench.training.evaluation import Evaluation
 from bench.training.lookahead import Lookahead
 from bench.training.optim import is_part_of, lr_factor
 from bench.training.progress import Clock, Meter, Row, Training
-from bench.training.step import fitting_step, warm_up
+from bench.training.step import fitting_step, freeze_batch_norm, warm_up
 
 STEP_COST = 3
 """Multiply-accumulates of a training step, relative to the forward pass."""
@@ -86,9 +85,8 @@ def fit(
     training, clock = Training(micro_batch_size=ranks.largest_part(batches.batch_size)), Clock(device)
     meter = Meter(training, batches.batch_size, device, ranks)
 
-    first_part = ranks.own(*next(batches.epoch(0)))
-    warm_up(model, first_part, recipe, autocast, training, ranks)
-    head_was_alone = False
+    warm_up(model, ranks.own(*next(batches.epoch(0))), recipe, autocast, training, ranks)
+    warm_for = (False, recipe.small_epochs > 0)
     # After the warm-up, in which a model may make buffers.
     average = WeightAverage(model, recipe.ema) if recipe.ema is not None else None
     lookahead = Lookahead(model, recipe.lookahead) if recipe.lookahead else None
@@ -108,9 +106,10 @@ def fit(
     while training.status == "running":
         head_alone = training.epoch < recipe.head_epochs
         _set_mode(model, trainable, head if head_alone else None, recipe.freeze_batch_norm)
-        if head_alone is not head_was_alone:  # torch.compile compiles a network whose gradients are others anew
-            warm_up(model, first_part, recipe, autocast, training, ranks)
-            head_was_alone = head_alone
+        # torch.compile compiles anew where other gradients are wanted, and for images of another size.
+        if warm_for != (wanted := (head_alone, training.epoch < recipe.small_epochs)):
+            warm_up(model, ranks.own(*next(batches.epoch(training.epoch))), recipe, autocast, training, ranks)
+            warm_for = wanted
         clock.resume()
         for images, targets in batches.epoch(training.epoch, start=meter.steps):
             share = spent()
@@ -171,7 +170,7 @@ def fit(
 
 
 def _set_mode(
-    model: nn.Module, trainable: list[nn.Parameter], head_alone: Collection[str] | None, freeze_batch_norm: bool
+    model: nn.Module, trainable: list[nn.Parameter], head_alone: Collection[str] | None, freeze_statistics: bool
 ) -> None:
     """Training mode; with ``head_alone`` all else is frozen. Frozen batch norms keep their statistics."""
 
@@ -179,9 +178,7 @@ def _set_mode(
         return head_alone is None or is_part_of(name, head_alone)
 
     model.train()
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (freeze_batch_norm or not moves(name)):
-            module.eval()
+    freeze_batch_norm(model, moves=lambda name: moves(name) and not freeze_statistics)
     ours = set(map(id, trainable))  # of the rest, some are frozen for good
     for name, parameter in model.named_parameters():
         if id(parameter) in ours:

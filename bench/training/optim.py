@@ -50,24 +50,26 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """The recipe's optimizer over two groups: decayed weights, and norms and biases, by default without decay.
 
-    There are more groups where the recipe has rates of their own for some layers; the first is at ``lr``. ``head``
-    names the modules of the head.
+    There are more groups where the recipe has rates of their own for some layers; the first is at ``lr``. A higher rate
+    for biases of batch norms raises their rate and not their decay (Jordan 2024). ``head`` names the modules of the
+    head.
     """
     factors = rate_factors(model, recipe, head)
-    sorted_out: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    raised = _norm_biases(model) if recipe.norm_bias_lr_factor != 1 else set()
+    sorted_out: dict[tuple[bool, bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_filter = recipe.optimizer == "muon" and parameter.ndim == 4 and not is_part_of(name, head)
             spared = parameter.ndim <= 1 and not recipe.decay_norm_and_bias
-            sorted_out.setdefault((is_filter, spared, factors[name]), []).append(parameter)
+            sorted_out.setdefault((is_filter, spared, factors[name], name in raised), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {
-            "params": sorted_out[is_filter, spared, factor],
+            "params": sorted_out[is_filter, spared, factor, is_raised],
             "lr": (recipe.muon_lr if is_filter else lr) * factor,
-            "weight_decay": 0.0 if spared else decay,
+            "weight_decay": 0.0 if spared else decay / (recipe.norm_bias_lr_factor if is_raised else 1.0),
         }
         | ({"orthogonal": True} if is_filter else {})
-        for is_filter, spared, factor in sorted(sorted_out, key=lambda key: (*key[:2], key[2] != 1.0))
+        for is_filter, spared, factor, is_raised in sorted(sorted_out, key=lambda key: (*key[:2], key[2] != 1.0))
     ]
     if recipe.optimizer == "muon":
         return Muon(groups, lr, recipe.momentum, recipe.nesterov)
@@ -91,12 +93,16 @@ def rate_factors(model: nn.Module, recipe: Recipe, head: Collection[str] = ()) -
         if not is_part_of(name, head):
             depth += parameter.ndim > 1
             depths[name] = max(depth, 0)
-    norm_biases = {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    norm_biases = _norm_biases(model)
     return {
         name: (recipe.stem_lr_factor ** (1 - depths[name] / max(depth, 1)) if name in depths else recipe.head_lr_factor)
         * (recipe.norm_bias_lr_factor if name in norm_biases else 1.0)
         for name, _ in model.named_parameters()
     }
+
+
+def _norm_biases(model: nn.Module) -> set[str]:
+    return {f"{name}.bias" for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def is_part_of(name: str, modules: Collection[str]) -> bool:

@@ -22,9 +22,9 @@ class Training:
     """The state of a training. ``seconds`` counts training only, neither evaluation nor warm-up.
 
     ``micro_batch_size`` is smaller than the batch if memory did not suffice; gradients are then accumulated.
-    ``head_share`` is the share of the budget in which the head trained alone. ``changes_input`` says that the model
-    works in place on the images it is given. ``target_seconds`` and ``target_step`` are when the target accuracy was
-    first reached, None if it was not.
+    ``head_share`` is the share of the budget before the last step in which the head trained alone. ``changes_input``
+    says that the model works in place on the images it is given. ``target_seconds`` and ``target_step`` are when the
+    target accuracy was first reached, None if it was not.
     """
 
     status: Literal["running", "completed", "diverged"] = "running"

@@ -10,6 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.config import Recipe
 from bench.device import is_out_of_memory
@@ -94,11 +95,20 @@ def create_timed_step(
         logits = main_logits(model.eval()(images[:1]))
     targets = torch.randint(logits.shape[1], (len(images), *logits.shape[2:]), device=images.device)
     model.train()
-    optimizer = create_optimizer(model, recipe, TINY_LR, 0.0)
+    if recipe.freeze_batch_norm:
+        freeze_batch_norm(model)
+    optimizer = create_optimizer(model, recipe.model_copy(update={"muon_lr": TINY_LR}), TINY_LR, 0.0)
     if ranks.size > 1:
         fitted = Training(micro_batch_size=len(images))
         return lambda: fitting_step(compiled, optimizer, images, targets, recipe, autocast, fitted, ranks, whole)
     return lambda: train_step(compiled, optimizer, images, targets, recipe, autocast)
+
+
+def freeze_batch_norm(model: nn.Module, moves: Callable[[str], bool] = lambda name: False) -> None:
+    """Keep the statistics of batch norms, but of those that ``moves`` names, in training mode too."""
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and not moves(name):
+            module.eval()
 
 
 def warm_up(

@@ -63,7 +63,7 @@ class FormUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Tuning:
-    """The form that was chosen, images/s of each form that was tried, why others failed, and why nothing was tried."""
+    """The form that was chosen, images/s of each that was tried, why others failed, and why some were not tried."""
 
     form: Form
     images_per_s: dict[str, float] = field(default_factory=dict)
@@ -111,9 +111,10 @@ def tune(
     tuning = 2 * ROUNDS * len(open_options) * max(BLOCK_SECONDS, best[start] * batch_size)
     if expected < max(MIN_TRAINING_SECONDS, TUNING_PAYS * tuning):
         return Tuning(start, reason=f"training takes about {expected:.1g} seconds: too short to be tuned")
-    form = start
+    form, reason = start, ""
     for option in (option for option in OPTIONS if option in open_options):
         if option == "compile" and training_seconds(best[form]) < COMPILE_PAYS * COMPILE_SECONDS:
+            reason = f"training takes about {training_seconds(best[form]):.2g} seconds: too short for compiling to pay"
             continue
         other = replace(form, **{option: not getattr(form, option)})
         try:
@@ -126,7 +127,7 @@ def tune(
             failed[str(other)] = str(error)
         else:
             form = other if best[other] * GAIN < best[form] else form
-    return Tuning(form, {str(tried): 1 / seconds for tried, seconds in best.items()}, failed)
+    return Tuning(form, {str(tried): 1 / seconds for tried, seconds in best.items()}, failed, reason)
 
 
 class FormTimer:

@@ -31,14 +31,15 @@ def scores_by_cost(runs: pd.DataFrame, history: pd.DataFrame, score: str = "val_
     """The score of each model after each of its epochs, with what training had cost by then.
 
     ``runs`` and ``history`` are tables of `load_runs` and `load_history`. Columns: model, epoch, ``train_seconds``,
-    ``train_macs`` and ``score``, means over seeds. Seconds are the images seen over the measured training throughput,
-    so that they do not depend on what else the machine did during the training; NaN where it was not measured.
+    ``train_macs`` and ``score``, means over seeds. Seconds are the images seen, by their share of the
+    pixels where they are small, over the measured training throughput, so that they do not depend on what else the
+    machine did during the training; NaN where it was not measured.
     """
     known = history.merge(runs[["run_id", "macs", "train_throughput_img_per_s"]], on="run_id")
-    known = known[known[score].notna() & known.images_seen.gt(0)]
+    known = known[known[score].notna() & known.full_size_images.gt(0)]
     known = known.assign(
-        train_seconds=known.images_seen / known.train_throughput_img_per_s.where(lambda speed: speed > 0),
-        train_macs=PASSES * known.macs * known.images_seen,
+        train_seconds=known.full_size_images / known.train_throughput_img_per_s.where(lambda speed: speed > 0),
+        train_macs=PASSES * known.macs * known.full_size_images,
     )
     columns = ["train_seconds", "train_macs", score]
     return known.groupby(["model", "epoch"], sort=False)[columns].mean().reset_index().rename(columns={score: "score"})

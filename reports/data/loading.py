@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ HISTORY_COLUMNS = (
     "epoch",
     "seconds",
     "images_seen",
+    "full_size_images",
     "lr",
     "train_loss",
     "train_top1",
@@ -127,6 +128,7 @@ def load_history(path: Folders) -> pd.DataFrame:
     """One row per epoch of a run: run_id, setting, model, seed and `HISTORY_COLUMNS`.
 
     ``epoch`` counts those done, from 1; ``seconds`` are of training alone; losses and accuracies are as of its end.
+    ``full_size_images`` are the images seen by then, those of epochs with smaller ones by their share of the pixels.
     """
     results = load_results(path)
     return history_table(results.runs, results.records)
@@ -147,11 +149,24 @@ def history_table(runs: pd.DataFrame, records: dict[str, RunRecord]) -> pd.DataF
     rows = [
         (run_id, setting, model, seed, *(number(row.get(column)) for column in HISTORY_COLUMNS))
         for run_id, setting, model, seed in zip(runs.run_id, runs.setting, runs.model, runs.seed, strict=True)
-        for row in records[run_id].history
+        for row in _with_full_size_images(records[run_id])
     ]
     table = pd.DataFrame(rows, columns=["run_id", "setting", "model", "seed", *HISTORY_COLUMNS])
     table["epoch"] += (table.groupby("run_id").epoch.transform("min") == 0).astype(float)
     return table
+
+
+def _with_full_size_images(record: RunRecord) -> Iterator[dict[str, Any]]:
+    small_epochs, small = (number(get(record.config, "recipe", key)) for key in ("small_epochs", "small_size"))
+    size = number(get(record.environment, "data", "input_size"))
+    side = small / size if size > 0 else math.nan
+    total = before = 0.0
+    for index, row in enumerate(record.history):
+        if math.isnan(seen := number(row.get("images_seen"))):
+            yield row
+            continue
+        total, before = total + (seen - before) * (side * side if index < small_epochs else 1.0), seen
+        yield row | {"full_size_images": total}
 
 
 def number(value: Any) -> float:

@@ -28,6 +28,15 @@ RESOLVED = {
 }
 
 
+@pytest.mark.parametrize("budget", [{"epochs": 3}, None])
+def test_small_images_in_all_epochs_are_refused(budget):
+    recipe = {"base": "fast", "small_size": 24, "small_epochs": 3, "epochs": 3}
+    with pytest.raises(ConfigError, match=r"none of the size that is tested: set recipe\.small_epochs to less"):
+        load_plan("quick", {"recipe": recipe, "budget": budget})
+    assert load_plan("quick", {"recipe": recipe, "budget": {"epochs": 4}}).recipe.small_epochs == 3
+    assert load_plan("speedrun").recipe.small_epochs
+
+
 def expand(plan: Plan, models=("lenet5",)):
     return plan.expand(models=dict.fromkeys(models, Rates(0.1, 5e-4)), **RESOLVED)
 

@@ -54,9 +54,9 @@ def table(results: str) -> str:
     """Mean accuracy of each model under each change, and its difference from nothing changed."""
     found: dict[tuple[str, str], list[float]] = {}
     for record in read_records(results)[0]:
-        if (top1 := record.metrics.get("test_top1")) is not None:
+        if (top1 := record.metrics.get("val_top1")) is not None:  # what is chosen by it must not be chosen on test
             found.setdefault((record.config["model"], record.config["recipe"]["name"]), []).append(top1)
-    lines = ["model | change | seeds | test top-1 % | difference", "---|---|---|---|---"]
+    lines = ["model | change | seeds | val top-1 % | difference", "---|---|---|---|---"]
     for (model, change), values in sorted(found.items()):
         mean, before = statistics.mean(values), found.get((model, "nothing"))
         difference = f"{100 * (mean - statistics.mean(before)):+.2f}" if before else "–"
@@ -76,7 +76,7 @@ def main() -> None:
     if not options.table:
         for model, change, plan in plans(options.models, options.data, options.seeds):
             records = run_plan(plan, options.results).records
-            found = [record.metrics.get("test_top1") or record.status for record in records]
+            found = [record.metrics.get("val_top1") or record.status for record in records]
             print(json.dumps({"model": model, "change": change, "found": found}), flush=True)
     print(table(options.results))
 

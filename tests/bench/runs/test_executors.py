@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +13,10 @@ from bench.runs import executors
 from bench.runs.executors import ForkServer, LocalExecutor
 from bench.runs.job_description import Job
 from bench.runs.resolve import resolve_plan
+from bench.subprocesses import AUTOGROUP
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+ROOT = Path(__file__).parents[3]
 TINY = {
     "models": ["lenet5"],
     "seeds": [0, 1],
@@ -50,6 +54,27 @@ def test_a_fork_gives_the_weights_of_a_fresh_process_bit_for_bit(jobs, monkeypat
     for name in ("weights_sha256", "test_loss", "train_loss", "params", "macs"):
         assert forked[1].metrics[name] == fresh.metrics[name]
     assert forked[1].environment["threads"] == fresh.environment["threads"] == 2
+
+
+NICE = """
+import sys
+from bench.subprocesses import Subprocess
+process = Subprocess([sys.executable, "-c", sys.argv[1]], {"PYTHONPATH": sys.argv[2]})
+print(process.answers.read())
+process.close()
+"""
+ANSWER = """
+from bench.subprocesses import AUTOGROUP, open_answers
+answers = open_answers()
+print(AUTOGROUP.read_text(), file=answers)
+"""
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not group processes by session")
+def test_a_session_of_its_own_is_as_nice_as_what_started_it():
+    command = ["nice", "-n", "7", sys.executable, "-c", NICE, ANSWER, str(ROOT)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1:] == ["nice", "7"]
 
 
 def again(job):

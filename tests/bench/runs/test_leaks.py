@@ -43,11 +43,12 @@ def write(folder, brightness):
             Image.fromarray(pixels.astype(np.uint8)).save(place)
 
 
-def run(folder, model):
+def run(folder, model, recipe=None):
     mosaic = {"data": f"mosaic:folder:{folder}", "input_size": SIDE, "budget": {"epochs": 1}}
     plan = load_plan(
         "quick",
-        {"data": f"folder:{folder}", "input_size": SIDE, "models": [model], "recipe": RECIPES[model], "threads": 1}
+        {"data": f"folder:{folder}", "input_size": SIDE, "models": [model], "threads": 1}
+        | {"recipe": recipe or RECIPES[model]}
         | {"val_fraction": VAL_FRACTION, "budget": {"epochs": 2}}
         | {"measure": {"seconds": 0.02, "batch_size": 2, "block_seconds": 0.01, "probes": False}}
         | (mosaic if model.startswith("fcn") else {}),
@@ -97,6 +98,22 @@ def test_the_precision_is_chosen_on_training_images(tmp_path, monkeypatch):
     run(tmp_path, "lenet5")
     (mean,) = seen
     assert mean < 1  # test images, normalised by the statistics of train, lie above 3
+
+
+def test_the_precision_is_chosen_on_images_of_full_size(tmp_path, monkeypatch):
+    seen = []
+
+    class Timer:
+        def __init__(self, model, images, recipe):
+            seen.append(images.shape[-1])
+
+        def __call__(self, form):
+            return 1.0
+
+    monkeypatch.setattr("bench.training.tuner.FormTimer", Timer)
+    write(tmp_path, {"train": 50, "val": 50, "test": 150})
+    run(tmp_path, "simple_cnn", {"base": "quick", "batch_size": 6, "small_size": SIDE // 2, "small_epochs": 1})
+    assert seen == [SIDE]
 
 
 def test_the_training_set_s_own_statistics_normalise(tmp_path):

@@ -11,6 +11,7 @@ def metrics(accuracies, head_epochs=2, **overrides):
     (config,) = plan.expand(
         models={"lenet5": Rates(0.1, 0.0)},
         data_sha256="0" * 64,
+        input_size=32,
         device="cpu",
         threads=1,
         autocast=False,

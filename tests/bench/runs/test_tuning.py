@@ -64,7 +64,7 @@ def test_naming_the_choices_leaves_nothing_to_time(tmp_path):
 @pytest.mark.parametrize("option", ["autocast", "channels_last", "compile"])
 def test_auto_is_an_identity_of_its_own(option):
     plan = load_plan("quick", {"models": ["lenet5"]})
-    resolved = {"data_sha256": "0" * 64, "device": "cpu", "threads": 1}
+    resolved = {"data_sha256": "0" * 64, "input_size": 32, "device": "cpu", "threads": 1}
     ids = set()
     for value in (True, False, "auto"):
         choices = {"autocast": False, "channels_last": True} | {option: value}

@@ -169,6 +169,15 @@ def test_a_quick_look_counts_and_holds_the_speed_against_the_peak():
     assert found.environment["machine"]["cores"] >= 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_layout_is_chosen_in_the_precision_that_is_named(dtype):
+    wanted = setting(dtype=dtype, autocast=dtype == "float32")  # a GPU's default is the other
+    found = look_at_speed("lenet5", wanted, QUICK, ("infer",), 10, lambda phase: None, {"channels_last"})
+    tried = found.environment["tuning"]["images_per_s"]
+    assert set(tried) == {f"{dtype}, channels_last", f"{dtype}, contiguous"}
+    assert found.environment["setting"]["precision"] == dtype
+
+
 def test_float16_training_is_refused():
     with pytest.raises(ConfigError, match="--dtype bfloat16"):
         look_at_speed("lenet5", setting(dtype="float16"), QUICK, ("infer", "train"), 10, print)

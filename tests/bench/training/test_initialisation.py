@@ -4,8 +4,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
+from bench.config import Recipe
+from bench.data.augment import BatchStream, Normalization
 from bench.errors import ModelError
-from bench.training.initialisation import init_dirac, whiten_stem
+from bench.training.initialisation import init_dirac, initialise, whiten_stem
 
 
 def correlated_images(count=64, size=12):
@@ -36,6 +38,22 @@ def test_fewer_filters_than_dimensions_take_the_directions_that_vary_most():
     top = torch.linalg.eigh(torch.cov(patches.T)).eigenvectors[:, -2:].T.flip(0)
     similarity = F.cosine_similarity(conv.weight.detach().flatten(1), top)
     assert torch.allclose(similarity.abs(), torch.ones(2), atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [6, 40])
+def test_images_of_every_class_are_whitened_though_a_folder_has_them_class_by_class(side, monkeypatch):
+    """Also of images with more patches than are taken of each."""
+    monkeypatch.setattr("bench.training.initialisation.WHITENED_IMAGES", 400)
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randint(120, 130, (1000, 1, side, side), generator=generator).expand(-1, 3, -1, -1)
+    coloured = torch.randint(0, 256, (1000, 3, side, side), generator=generator)
+    images, labels = torch.cat([grey, coloured]).to(torch.uint8), torch.arange(2).repeat_interleave(1000)
+    stream = BatchStream(images, labels, 100, Normalization.of(images), device=torch.device("cpu"))
+    conv = nn.Conv2d(3, 24, 2)
+    initialise(nn.Sequential(conv), Recipe(whiten=True), stream)
+    whitened = torch.cat([F.conv2d(batch, conv.weight[:12]) for batch, _ in stream.in_order()])
+    assert torch.allclose(torch.cov(whitened.transpose(0, 1).flatten(1)), torch.eye(12), atol=0.1)
+    assert not conv.bias.any()
 
 
 def test_a_network_without_such_a_convolution_is_told():

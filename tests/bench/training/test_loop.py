@@ -243,6 +243,16 @@ def test_what_is_evaluated_is_what_is_kept(few):
     assert evaluate(net, few[1], 10).top1 == training.history[-1]["val_top1"]
 
 
+def test_images_of_each_size_are_warmed_up_for_before_the_first_step_with_them(few):
+    """As torch.compile compiles anew for them, which is no part of the training's seconds."""
+    recipe, sizes = Recipe(small_size=8, small_epochs=2), []
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    net.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]))
+    batches = few[0](augmentation=Augmentation(small_size=8, small_epochs=2))
+    fit(net, create_optimizer(net, recipe, 0.01, 0.0), batches, recipe, Budget(epochs=3))
+    assert sizes == [8] * (1 + 2 * 5) + [32] * (1 + 5)
+
+
 def test_a_frozen_backbone_does_not_move_while_the_head_trains_alone_and_moves_after(few):
     moved = []
     torch.manual_seed(0)

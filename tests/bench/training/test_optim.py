@@ -72,13 +72,15 @@ def test_no_other_optimizer_takes_the_rate_that_is_given_for_sgd(optimizer):
     assert peak_lr(Recipe(optimizer=optimizer, lr=1e-3), 0.1, 128) == 1e-3
 
 
+@pytest.mark.parametrize("faster", [1.0, 64.0])
 @pytest.mark.parametrize("spared", [True, False])
-def test_decay_shrinks_weights_and_spares_norms_and_biases(spared):
+def test_decay_shrinks_weights_and_spares_norms_and_biases(spared, faster):
+    """A higher rate for the biases of batch norms is none for their decay."""
     net = small_net()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(1.0)
-    recipe = Recipe(momentum=0.0, decay_norm_and_bias=not spared)
+    recipe = Recipe(momentum=0.0, decay_norm_and_bias=not spared, norm_bias_lr_factor=faster)
     optimizer = create_optimizer(net, recipe, lr=0.1, decay=0.5)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -10,7 +10,7 @@ from bench.config import Recipe
 from bench.device import is_out_of_memory
 from bench.training.optim import create_optimizer
 from bench.training.progress import Training
-from bench.training.step import fitting_step, loss_of, train_step, warm_up
+from bench.training.step import create_timed_step, fitting_step, loss_of, train_step, warm_up
 
 IMPOSSIBLE = 2**60
 """Elements; more than any machine can allocate, so that the allocator's own error is raised."""
@@ -107,6 +107,20 @@ def test_warm_up_leaves_the_random_stream():
     model, state = zoo.create_model("simple_cnn"), torch.get_rng_state()
     warm_up(model, (images, targets), Recipe(), autocast=False)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_timed_step_moves_weights_hardly_and_statistics_as_training_does(frozen):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 5))
+    before = copy.deepcopy(model.state_dict())
+    recipe = Recipe(optimizer="muon", freeze_batch_norm=frozen)
+    step = create_timed_step(model, model, torch.randn(8, 3, 8, 8), autocast=False, recipe=recipe)
+    for _ in range(20):
+        step()
+    moved = {name: (parameter - before[name]).abs().max() for name, parameter in model.named_parameters()}
+    assert 0 < moved["0.weight"] <= max(moved.values()) < 1e-3
+    assert torch.equal(model[1].running_mean, before["1.running_mean"]) == frozen
 
 
 def test_one_image_that_does_not_fit_is_the_error_it_is():

@@ -89,6 +89,7 @@ def test_compiling_is_tried_where_training_is_long():
         measure, _ = measuring(costs)
         tuning = tune(Form(), {"compile"}, measure, training_seconds=lambda seconds, hours=hours: hours * 3600)
         assert tuning.form.compile == taken
+        assert ("too short for compiling" in tuning.reason) != taken
 
 
 def test_a_form_that_does_not_work_is_left_out_and_reported():

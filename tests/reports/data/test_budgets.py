@@ -3,7 +3,9 @@
 import pandas as pd
 import pytest
 
+from bench.records import RunRecord
 from reports.data.budgets import choices, front_of, scores_by_cost
+from reports.data.loading import history_table, runs_table
 
 SPEEDS = {"small": 1000.0, "large": 100.0}
 
@@ -18,7 +20,7 @@ def tables(scores):
     ]
     return (
         pd.DataFrame(runs, columns=["run_id", "model", "macs", "train_throughput_img_per_s"]),
-        pd.DataFrame(history, columns=["run_id", "model", "seed", "epoch", "images_seen", "val_top1"]),
+        pd.DataFrame(history, columns=["run_id", "model", "seed", "epoch", "full_size_images", "val_top1"]),
     )
 
 
@@ -36,6 +38,22 @@ def test_costs_are_images_over_speed_and_three_forward_passes():
     assert (row.train_seconds, row.train_macs, row.score) == (30.0, 3 * 1e6 * 3000, 0.3)
     assert table.loc["small", 10].score == pytest.approx(0.5)  # the mean of its seeds
     assert table.loc["small", 10].train_seconds == 10.0
+
+
+def test_smaller_images_count_by_their_share_of_the_pixels():
+    seen = [{"epoch": epoch, "images_seen": 1000.0 * (epoch + 1), "val_top1": 0.5} for epoch in range(3)]
+    record = RunRecord(
+        run_id="a",
+        status="completed",
+        config={"model": "a", "recipe": {"small_epochs": 2, "small_size": 16}},
+        environment={"data": {"input_size": 32}},
+        metrics={"macs": 10.0, "train_throughput_img_per_s": 10.0},
+        history=[*seen[:2], seen[2] | {"images_seen": "many"}, seen[2]],
+    )
+    runs = runs_table([record])
+    table = scores_by_cost(runs, history_table(runs, {"a": record}))
+    assert table.train_seconds.tolist() == [25.0, 50.0, 150.0]
+    assert table.train_macs.tolist() == [3 * 2500.0, 3 * 5000.0, 3 * 15000.0]
 
 
 def test_the_front_is_what_nothing_cheaper_reaches():

@@ -18,7 +18,7 @@ from bench.runs.observers.tensorboard import create_tracker
 MODELS = dict.fromkeys(("lenet5", "simple_cnn"), Rates(0.1, 5e-4))
 RUNS = tuple(
     load_plan("quick", {"seeds": [0, 1]}).expand(
-        models=MODELS, data_sha256="0", device="cpu", threads=1, autocast=False, channels_last=False
+        models=MODELS, data_sha256="0", input_size=32, device="cpu", threads=1, autocast=False, channels_last=False
     )
 )
 
