@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import RecordError, UnwritableError
 from bench.flags import Flag as Flag
-from bench.stores import exists, file_system, glob, protocols, reaching
+from bench.stores import exists, file_system, glob, names_in, protocols, reaching
 from bench.stores import is_local as is_local
 from bench.stores import write_atomically as write_atomically
 
@@ -151,7 +151,7 @@ def plan_folders(root: str | Path) -> list[str]:
     fs, folder = file_system(root)
     base = str(root).rstrip("/")
     with reaching(root):
-        inner = sorted(name.rstrip("/").split("/")[-2] for name in fs.glob(f"{folder.rstrip('/')}/*/runs"))
+        inner = [name for name in names_in(fs, folder) if fs.exists(f"{folder.rstrip('/')}/{name}/runs")]
         return [base] * fs.exists(f"{folder.rstrip('/')}/runs") + [f"{base}/{name}" for name in inner]
 
 

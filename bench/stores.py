@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import io
 import os
 import tempfile
@@ -99,10 +100,20 @@ def exists(path: str) -> bool:
 
 
 def glob(pattern: str) -> list[str]:
-    """The names that match, sorted; URLs where the pattern is one."""
-    fs, local = file_system(pattern)
+    """The files ``FOLDER/PATTERN``, sorted; URLs where it is one. In the folder's name no character is a wildcard."""
+    folder, _, wanted = pattern.rpartition("/")
+    fs, local = file_system(folder)
     is_here = "file" in protocols(fs)
-    return sorted(str(name) if is_here else str(fs.unstrip_protocol(name)) for name in fs.glob(local))
+    paths = [f"{local.rstrip('/')}/{name}" for name in names_in(fs, local) if fnmatch.fnmatchcase(name, wanted)]
+    return sorted(path if is_here else str(fs.unstrip_protocol(path)) for path in paths)
+
+
+def names_in(fs: Any, folder: str) -> list[str]:
+    """The names of what lies in a folder, sorted; nothing where there is none."""
+    try:
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in fs.ls(folder, detail=False))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def read_arrays(fs: Any, path: str) -> dict[str, NDArray[Any]]:

@@ -53,6 +53,21 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
+def separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors as safetensors takes them: contiguous, and none in the memory of another.
+
+    Where a network has a layer under two names, both have their copy.
+    """
+    result: dict[str, torch.Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().contiguous()
+        place = own.untyped_storage().data_ptr()
+        result[name] = own.clone() if place in places else own
+        places.add(place)
+    return result
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
     """The state dict in a ``.safetensors`` file or one of `torch.save`, whatever it is wrapped in.
 

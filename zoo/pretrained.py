@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.checkpoints import Checkpoint, read_checkpoint
+from zoo.checkpoints import Checkpoint, read_checkpoint, separate
 from zoo.conventions import adopt_conventions, saved_conventions, shortcut_hint
 from zoo.info import SMALL_INPUT_SIZE, ModelInfo, ZooError
 from zoo.matching import (
@@ -272,7 +272,7 @@ def save_weights(model: nn.Module, path: Path, preprocessing: Preprocessing) -> 
     """Write a state dict as ``.safetensors``, atomically, with its preprocessing and conventions. Raises OSError."""
     from safetensors.torch import save
 
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = separate({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
     metadata = {
         METADATA_KEY: json.dumps(dataclasses.asdict(preprocessing)),
         CONVENTIONS_KEY: json.dumps(saved_conventions(model)),

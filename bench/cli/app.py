@@ -206,7 +206,7 @@ def _run(plan: Any, results: str, tracker: str | None, settings: dict[str, Any])
     outcome = run_plan(plan, results, observers, command=command, **settings)
     if settings["save_weights"]:
         _warn_of_missing_weights(outcome, results)
-    _print_outcome(outcome, results)
+    _print_outcome(outcome, results, anew=settings["force"] or settings["measure_again"])
 
 
 app.command()(study.study)
@@ -240,7 +240,7 @@ def _root(
         print(context.get_help())
 
 
-def _print_outcome(outcome: Any, results: str) -> None:
+def _print_outcome(outcome: Any, results: str, *, anew: bool) -> None:
     from bench.records import is_local
     from reports.data.leaderboard import leaderboard, load_runs, render_leaderboard
     from reports.data.predictions import compare_images
@@ -259,9 +259,13 @@ def _print_outcome(outcome: Any, results: str) -> None:
             print(f"  {record.run_id} failed: {record.error.kind}: {record.error.message}")
     print(f"Records: {results.rstrip('/')}/runs")
     if outcome.interrupted:
-        print(
-            f"Interrupted; left: {', '.join(run.run_id for run in outcome.left)}. The same command goes on from here."
+        again = (
+            "The same command begins anew: --force and --measure-again repeat what is done. To go on, name the models "
+            "and seeds that are left."
+            if anew
+            else "The same command goes on from here."
         )
+        print(f"Interrupted; left: {', '.join(run.run_id for run in outcome.left)}. {again}")
         raise typer.Exit(INTERRUPTED)
     if is_local(results):
         written = write_report(results, Path(results) / "report")

@@ -116,10 +116,19 @@ def evaluate(
     config, dataset, notes = resolve_evaluation(request)
     check_writable(results)
 
+    from bench.errors import UserError
     from bench.runs.evaluation import EvaluationRun
+    from zoo.info import ZooError
 
     run = EvaluationRun(config, dataset, results, _print_phase, "zoobench " + shlex.join(sys.argv[1:]))
-    loaded = run.load(allow_fresh_head=allow_fresh_head)
+    try:
+        loaded = run.load(allow_fresh_head=allow_fresh_head)
+    except (UserError, ZooError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the network itself runs here
+        reason = " ".join(str(error).split())
+        print(f"zoobench: the evaluation failed: {type(error).__name__}: {reason}", file=sys.stderr)
+        raise typer.Exit(FAILED) from None
     record = run.to_record()
     path = save_record(record, results)
     if as_json:

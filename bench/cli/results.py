@@ -121,7 +121,7 @@ def verify(
             print(f"does not match: {problem}")
         for note in verified.notes:
             print(f"note: {note}")
-        print(f"{verified.checked:,} numbers checked, {len(verified.problems)} do not match.")
+        print(f"{verified.checked:,} tags and texts compared, {len(verified.problems)} do not match.")
     if not verified.ok:
         raise typer.Exit(FAILED)
 

@@ -108,7 +108,8 @@ def study(
         if record.error is not None:
             print(f"zoobench: {record.run_id} failed: {record.error.kind}: {record.error.message}", file=sys.stderr)
     if outcomes[-1].interrupted:
-        print("zoobench: interrupted; the same command goes on from here", file=sys.stderr)
+        again = "begins anew (--force, --measure-again)" if force or measure_again else "goes on from here"
+        print(f"zoobench: interrupted; the same command {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
     _write_report(folder, quiet=as_json or as_markdown)
     if failures:

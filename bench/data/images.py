@@ -64,7 +64,7 @@ def median_short_side(files: Iterable[tuple[str, Path | IO[bytes]]]) -> int:
             sides.append(short_side(file))
         except DECODING_ERRORS as error:
             raise _undecodable(name, error) from error
-    return int(np.median(sides))
+    return int(np.median(sides)) if sides else 0  # a split without images is refused when it is loaded
 
 
 def _undecodable(name: str, error: Exception) -> DataError:

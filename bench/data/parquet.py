@@ -69,8 +69,8 @@ class Parquet:
 
     def image_side(self) -> int:
         """Of the first images of ``train``."""
-        first = itertools.islice(self._images(self._shards["train"][0]), SAMPLED)
-        return median_short_side((name, io.BytesIO(image)) for name, image in first)
+        images = itertools.chain.from_iterable(map(self._images, self._shards["train"]))
+        return median_short_side((name, io.BytesIO(image)) for name, image in itertools.islice(images, SAMPLED))
 
     def _all_shards(self) -> list[Path]:
         return [shard for shards in self._shards.values() for shard in shards]

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from bench.machine import describe_environment
 from bench.records import RunFailure, RunRecord, parse_json, write_atomically
 from bench.runs.job_description import Job
-from bench.stores import file_system
+from bench.stores import file_system, names_in
 
 Ending = Literal[
     "completed",
@@ -96,12 +96,12 @@ class Ledger:
         """By number, in order; a file that is damaged is an attempt of which nothing is known."""
         fs, folder = file_system(self._url)
         found = {}
-        for path in sorted(map(str, fs.glob(f"{folder}/*.json"))):
+        for name in (name for name in names_in(fs, folder) if name.endswith(".json")):
             try:
-                content = parse_json(fs.cat_file(path))
+                content = parse_json(fs.cat_file(f"{folder}/{name}"))
             except (OSError, ValueError):
                 content = None
-            found[path.rpartition("/")[2].removesuffix(".json")] = content if isinstance(content, dict) else {}
+            found[name.removesuffix(".json")] = content if isinstance(content, dict) else {}
         return found
 
     def _write(self, name: str, attempt: Attempt) -> None:

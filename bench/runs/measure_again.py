@@ -25,9 +25,10 @@ PHASES = ("load", "train", "test")
 
 
 def is_measured_as(record: RunRecord, wanted: MeasureConfig) -> bool:
-    """Whether a record was measured with these settings."""
+    """Whether a record was measured with these settings, ``probes`` aside, which only a training leaves."""
     try:
-        return MeasureConfig.model_validate(record.config.get("measure")) == wanted
+        measured = MeasureConfig.model_validate(record.config.get("measure"))
+        return measured.model_copy(update={"probes": wanted.probes}) == wanted
     except ValidationError:
         return False
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.stores import file_system, read_arrays
+from bench.stores import file_system, names_in, read_arrays
 from bench.timing.probes import Arrays, save_probes
 from bench.training.evaluation import Predictions
 
@@ -53,10 +53,10 @@ def save_predictions(
 def _wrong_in_every_run(folder: str, test: str, wrong: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Indices of the images that all runs of this test set got wrong; ``wrong`` are those of one of them."""
     fs, local = file_system(folder)
-    for path in sorted(fs.glob(f"{local}/*.npz")):
+    for name in names_in(fs, local):
         if not wrong.any():
             break
-        stored = read_arrays(fs, path)
+        stored = read_arrays(fs, f"{local}/{name}") if name.endswith(".npz") else {}
         if {"labels", "predicted"} <= stored.keys() and str(stored.get("test_sha256")) == test:
             wrong = wrong & (stored["labels"] != stored["predicted"])
     return np.flatnonzero(wrong)

@@ -24,6 +24,7 @@ from bench.runs.executors import LocalExecutor
 from bench.runs.job_description import Job
 from bench.runs.ledger import Ending, died
 from bench.runs.resolve import load_plan_dataset, resolve_plan
+from zoo.info import ZooError
 
 RETRIES = 5
 """How often a run is tried again whose machine was lost, or whose worker was killed, each time from its checkpoint."""
@@ -70,7 +71,8 @@ class RayExecutor:
         """The plan's runs, resolved on a machine of the cluster that has the data, and a GPU where one is wanted."""
         nodes = self._nodes(plan.device)
         threads = plan.threads or max(1, int(min(node["Resources"].get("CPU", 1) for node in nodes)) // plan.nproc)
-        wanted = plan.model_copy(update={"threads": threads}).model_dump_json()
+        on_gpu = None if plan.gpu is None else plan.gpu.model_copy(update={"threads": plan.gpu.threads or threads})
+        wanted = plan.model_copy(update={"threads": threads, "gpu": on_gpu}).model_dump_json()
         gpus = plan.nproc * int(plan.device.startswith("cuda") or (plan.device == "auto" and _has_gpu(nodes[0])))
         for what, needed in (("CPU", plan.nproc * threads), ("GPU", gpus)):
             most = max(node["Resources"].get(what, 0) for node in nodes)
@@ -82,7 +84,10 @@ class RayExecutor:
         refused = []
         for node in nodes:
             task = self._remote(_resolve, node["NodeID"], num_cpus=1, num_gpus=gpus)
-            answer = self._ray.get(task.remote(wanted, _absolute(data_dir)))
+            try:
+                answer = self._ray.get(task.remote(wanted, _absolute(data_dir)))
+            except self._ray.exceptions.RayTaskError as error:  # whose text is the whole traceback there
+                raise error.cause if isinstance(error.cause, UserError | ZooError) else error from None
             if isinstance(answer, list):
                 return [RunConfig.model_validate_json(run) for run in answer]
             refused.append(answer)

@@ -148,7 +148,7 @@ def resolve_plan(
         one_seed=resolve_models(plan.one_seed),
         data_sha256=dataset.sha256,
         input_size=input_size,
-        network_input_size=(input_size if dataset.mosaic else plan.input_size) if plan.pretrained else None,
+        network_input_size=_asked_size(plan, models, input_size, mosaic=dataset.mosaic is not None),
         pretrained_sha256=weights_sha256,
         device=device,
         threads=plan.threads or max(1, defaults.threads // (share * plan.nproc // nodes)),
@@ -191,6 +191,16 @@ def _decoded_size(plan: Plan, models: list[str], data_dir: str | Path | None) ->
     prepared = [preprocessing_of(model, plan.pretrained) for model in models]
     largest = max((each.input_size for each in prepared if each is not None), default=DECODED_SIZE)
     return decoded_size(plan.data, largest, data_dir=data_dir, label_column=plan.label_column)
+
+
+def _asked_size(plan: Plan, models: list[str], input_size: int, *, mosaic: bool) -> int | None:
+    """The side in pixels that networks are to take in place of their weights'; None where that changes nothing.
+
+    So that the same training has one id.
+    """
+    asked = input_size if mosaic else plan.input_size
+    prepared = [preprocessing_of(model, plan.pretrained) for model in models]
+    return None if {input_size if each is None else each.input_size for each in prepared} == {asked} else asked
 
 
 class TrainingDefaults(NamedTuple):

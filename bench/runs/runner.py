@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from bench.runs.locks import is_held
 from bench.runs.measure_again import is_measured_as
 from bench.runs.shards import Shard, choose_shard
 from bench.signals import ended_by_signals
-from bench.stores import file_system
+from bench.stores import file_system, names_in
 
 
 @dataclass
@@ -113,6 +113,7 @@ def run_plan(
             outcome = Outcome(results, skipped=len(skipped), measured_again=len(trained))
             _remove_checkpoints(results, skipped)
             notify(PlanBegins(tuple(runs), tuple(skipped.values())))
+            _warn_of_missing_probes(runs, before)
             del before, skipped
             job_of = functools.partial(
                 Job,
@@ -140,6 +141,17 @@ def run_plan(
     return outcome
 
 
+def _warn_of_missing_probes(runs: Sequence[RunConfig], before: Mapping[str, RunRecord]) -> None:
+    asked = [run.run_id for run in runs if run.measure.probes and run.run_id in before]
+    without = [run_id for run_id in asked if (before[run_id].config.get("measure") or {}).get("probes") is False]
+    if without:
+        warnings.warn(
+            f"{', '.join(without)}: trained with measure.probes = false, and probes are of a network that was just "
+            "trained. --force trains again.",
+            stacklevel=3,
+        )
+
+
 def _job_of(record: RunRecord) -> str:
     return str(record.environment.get("job_id", ""))
 
@@ -159,11 +171,10 @@ def _remove_checkpoints(results: str, done: Collection[str]) -> None:
     What cannot be removed stays.
     """
     fs, folder = file_system(f"{results.rstrip('/')}/checkpoints")
-    for path in fs.glob(f"{folder}/*"):
-        run_id = str(path).rstrip("/").rpartition("/")[2]
+    for run_id in names_in(fs, folder):
         if run_id in done and not is_held(results, run_id):
             with contextlib.suppress(OSError):
-                fs.rm(path, recursive=True)
+                fs.rm(f"{folder}/{run_id}", recursive=True)
 
 
 def _warn(record: RunRecord) -> None:

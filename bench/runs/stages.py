@@ -256,7 +256,8 @@ class Run(NetworkRun):
         mean, std = (tuple(value / 255 for value in data[name]) for name in ("mean", "std"))
         path = Path(self._stored("weights"))
         network = model.network if isinstance(model, ImageLogits) else model
-        save_weights(network, path, Preprocessing(mean, std, self.input_size, "bilinear", 1.0))
+        mode = self.resize.mode if self.resize is not None else "bilinear"
+        save_weights(network, path, Preprocessing(mean, std, self.input_size, mode, 1.0))
 
     def _measure_speed(self, model: nn.Module, train: Stream) -> None:
         """Of the first rank alone, on its device, as of a run of one process; then of all ranks together."""

@@ -14,6 +14,7 @@ from bench.events import Observer
 from bench.identity import flatten
 from bench.records import find_stored, is_local, study_path, unwritable, write_atomically
 from bench.runs.runner import Outcome, run_plan
+from bench.stores import file_system
 from bench.study import Study
 
 SCHEMA_VERSION: Final = 1
@@ -40,6 +41,8 @@ def run_study(
     sources = [variant for variant in study.variants if study.gives_weights(variant)]
     if weights is not None and not any(map(study.begins_with_weights, study.variants)):
         raise ConfigError(f"--weights {weights!r}: no variant of the study {study.name!r} begins with weights.")
+    if weights is not None and not Path(weights).is_file():
+        raise ConfigError(f"--weights {weights!r}: there is no such file. Name a state dict or a checkpoint.")
     if sources and not is_local(results):
         raise ConfigError(f"the study {study.name!r} keeps weights: --results must be a folder here, not {results!r}.")
     variants = [variant for variant in study.variants if weights is None or variant not in sources]
@@ -61,7 +64,7 @@ def run_study(
         )
         outcome = run(force=force, save_weights=variant in sources)
         runs[variant] = [record.run_id for record in outcome.records] + [each.run_id for each in outcome.left]
-        had_been_trained = outcome.skipped or outcome.measured_again
+        had_been_trained = (outcome.skipped or outcome.measured_again) and not outcome.interrupted
         if variant in sources and had_been_trained and find_stored(results, "weights", runs[variant][0]) is None:
             outcome = run(force=True, save_weights=True)  # its weights were not kept
         outcomes.append(outcome)
@@ -93,11 +96,23 @@ def _part(study: Study, overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _known_runs(results: str, part: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The runs of each variant when the same part of the study was last done: some may not be reached this time."""
+    fs, path = file_system(study_path(results))
+    try:
+        found = json.loads(fs.cat_file(path))
+        same = found["part"] == json.loads(json.dumps(part))
+        return {each["name"]: each["runs"] for each in found["variants"]} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or none that could be read
+        return {}
+
+
 def _save(
     study: Study, results: str, overrides: Mapping[str, Any], weights: str | None, runs: Mapping[str, list[str]]
 ) -> None:
     """`study.json`: all that a report needs of the study, as plain JSON; ``part`` is what was asked for instead."""
     part = _part(study, overrides) | ({"weights": Path(weights).name} if weights is not None else {})
+    before = _known_runs(results, part)
     content = study.model_dump(mode="json", include={"name", "title", "claim", "source", "cost", "comparisons"})
     content |= {
         "schema_version": SCHEMA_VERSION,
@@ -106,7 +121,7 @@ def _save(
             {
                 "name": variant,
                 "changes": {key: v for key, v in flatten(table).items() if key.partition(".")[0] not in overrides},
-                "runs": runs.get(variant, []),
+                "runs": runs.get(variant) or before.get(variant, []),
             }
             for variant, table in study.variants.items()
         ],

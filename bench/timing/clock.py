@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -42,15 +43,16 @@ class CudaClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._launching = self._steps = 0.0
+        self._launch_shares: list[float] = []
 
     @property
     def launch_share(self) -> float:
         """The host's time for launching a step's kernels, as a share of the step's on the GPU; 0 before any block.
 
-        Of each block's first step alone: later ones may wait for room in a full queue.
+        Of each block's first step alone: later ones may wait for room in a full queue. The median over blocks, since in
+        the first of all the host also loads libraries and chooses kernels.
         """
-        return self._launching / self._steps if self._steps else 0.0
+        return statistics.median(self._launch_shares) if self._launch_shares else 0.0
 
     def time_block(self, step: Step, steps: int) -> float:
         """Call ``step`` ``steps`` times and return their seconds on the GPU, gaps between kernels included."""
@@ -66,8 +68,7 @@ class CudaClock:
             end.record()
             torch.cuda.synchronize()
         seconds = float(start.elapsed_time(end)) / 1000
-        self._launching += launching
-        self._steps += seconds / steps
+        self._launch_shares.append(launching * steps / seconds if seconds else 0.0)
         return seconds
 
 

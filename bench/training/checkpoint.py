@@ -23,7 +23,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from bench.records import parse_json, write_atomically
-from bench.stores import file_system
+from bench.stores import file_system, names_in
+from zoo.checkpoints import separate
 
 KEPT = 2
 WEIGHTS, STATE, SUMS = "weights.safetensors", "state.pt", "sha256.json"
@@ -53,7 +54,7 @@ class Checkpoints:
         torch.save(state, buffer)
         contents = {
             # Serialised in memory, so that a full disk is an OSError of the write.
-            WEIGHTS: serialize({name: tensor.contiguous() for name, tensor in weights.items()}),
+            WEIGHTS: serialize(separate(weights)),
             STATE: buffer.getvalue(),
         }
         sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -117,12 +118,13 @@ class Checkpoints:
     def _found(self) -> list[str]:
         """The names of what there is, complete or not: newest first, and what is not complete last."""
         complete = self._complete()
-        names = {str(path).rstrip("/").rpartition("/")[2] for path in self._fs.glob(f"{self._folder}/step-*")}
-        return complete + sorted(names - set(complete))
+        return complete + sorted(set(self._steps()) - set(complete))
 
     def _complete(self) -> list[str]:
         """The names of the checkpoints that have their checksums, newest first."""
         self._fs.invalidate_cache()
-        return sorted(
-            (str(path).split("/")[-2] for path in self._fs.glob(f"{self._folder}/step-*/{SUMS}")), reverse=True
-        )
+        complete = (name for name in self._steps() if self._fs.exists(f"{self._folder}/{name}/{SUMS}"))
+        return sorted(complete, reverse=True)
+
+    def _steps(self) -> list[str]:
+        return [name for name in names_in(self._fs, self._folder) if name.startswith("step-")]

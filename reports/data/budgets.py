@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import DataFrameGroupBy
 
 BUDGETS = (60.0, 300.0, 1800.0)
 """Seconds of training for which a model is recommended: 1, 5 and 30 minutes."""
@@ -33,7 +35,8 @@ def scores_by_cost(runs: pd.DataFrame, history: pd.DataFrame, score: str = "val_
     ``runs`` and ``history`` are tables of `load_runs` and `load_history`. Columns: model, epoch, ``train_seconds``,
     ``train_macs`` and ``score``, means over seeds. Seconds are the images seen, by their share of the
     pixels where they are small, over the measured training throughput, so that they do not depend on what else the
-    machine did during the training; NaN where it was not measured.
+    machine did during the training; NaN where it was not measured. Epochs that only some of a model's seeds have
+    reached are left out.
     """
     known = history.merge(runs[["run_id", "macs", "train_throughput_img_per_s"]], on="run_id")
     known = known[known[score].notna() & known.full_size_images.gt(0)]
@@ -42,7 +45,17 @@ def scores_by_cost(runs: pd.DataFrame, history: pd.DataFrame, score: str = "val_
         train_macs=PASSES * known.macs * known.full_size_images,
     )
     columns = ["train_seconds", "train_macs", score]
-    return known.groupby(["model", "epoch"], sort=False)[columns].mean().reset_index().rename(columns={score: "score"})
+    groups = known.groupby(["model", "epoch"], sort=False)
+    return groups[columns].mean()[of_all_seeds(groups)].reset_index().rename(columns={score: "score"})
+
+
+def of_all_seeds(groups: DataFrameGroupBy[Any, Any]) -> pd.Series:
+    """Of groups by model and epoch, whether an epoch was reached by as many seeds of its model as any was.
+
+    A mean over the others would be one over those that ran longest.
+    """
+    seeds = groups.size()
+    return seeds == seeds.groupby(level="model").transform("max")
 
 
 def front_of(table: pd.DataFrame, cost: str) -> pd.DataFrame:

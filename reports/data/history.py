@@ -158,7 +158,9 @@ def _setting(record: RunRecord, key: str, run: pd.Series) -> str:
         if key.startswith("train_"):
             shared |= {"recipe": run["recipe"]}
     else:
-        shared |= {"setting": run["setting"], "setting_id": run["setting_id"]}
+        # Without the hash that only some folders need to tell their settings apart.
+        words = str(run["setting"]).removesuffix(f" · #{run['setting_id']}")
+        shared |= {"setting": words, "setting_id": run["setting_id"]}
     return json.dumps(shared, sort_keys=True, default=str)
 
 

@@ -20,7 +20,12 @@ from bench.stores import file_system
 from reports.data.metrics import METRICS
 from reports.data.statistics import wilson_interval
 
-_OWN_INTERVALS = {"test_top1": ", Wilson's", "throughput_img_per_s": "", "train_throughput_img_per_s": ""}
+_OWN_INTERVALS = {
+    "test_top1": ", Wilson's",
+    "throughput_img_per_s": "",
+    "train_throughput_img_per_s": "",
+    "latency_p50_ms": "",
+}
 _NUMBERS = {key: f"{m.axis}: the record's value, unscaled" for key, m in METRICS.items()} | {
     f"{key}_{end}": f"{end} end of the run's own 95% interval of {key}{whose}"
     for key, whose in _OWN_INTERVALS.items()
@@ -136,7 +141,9 @@ def load_history(path: Folders) -> pd.DataFrame:
 
 def runs_table(records: Iterable[RunRecord]) -> pd.DataFrame:
     """The table of `load_runs` for records already in memory."""
+    records = list(records)
     rows = [_row(record) for record in records]
+    _tell_checkpoints_apart(rows, records)
     frame = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
     frame[NUMBER_COLUMNS] = frame[NUMBER_COLUMNS].astype(float)
     frame["test_top1_low"], frame["test_top1_high"] = wilson_interval(frame.test_top1, frame.test_images)
@@ -262,8 +269,21 @@ def _model_name(config: dict[str, Any]) -> str:
     return f"{text(config.get('model'))} [{weights.rpartition('/')[2]}]" if weights else text(config.get("model"))
 
 
+def _tell_checkpoints_apart(rows: list[dict[str, Any]], records: list[RunRecord]) -> None:
+    """Add the hash of evaluated weights to the names of models whose files are called alike."""
+    hashes = [text(each.config.get("weights_sha256")) if each.config.get("weights") else "" for each in records]
+    of_model: dict[str, set[str]] = {}
+    for row, digest in zip(rows, hashes, strict=True):
+        of_model.setdefault(row["model"], set()).add(digest)
+    for row, digest in zip(rows, hashes, strict=True):
+        if digest and len(of_model[row["model"]]) > 1:
+            row["model"] = f"{row['model'][:-1]} {digest[:8]}]"
+
+
 def _setting_id(config: dict[str, Any], environment: dict[str, Any]) -> str:
     shared = {key: value for key, value in config.items() if key not in OF_A_MODEL}
+    if not config.get("weights") and (size := config.get("network_input_size")) is not None:
+        shared["network_input_size"] = size  # which a run was asked for; evaluated weights have their own
     if isinstance(measure := shared.get("measure"), dict):
         shared["measure"] = {key: value for key, value in measure.items() if key not in HOW_WELL_MEASURED}
     machine = [get(environment, "machine", "cpu"), get(environment, "machine", "gpu")]

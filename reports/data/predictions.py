@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import Folders, own_or_inner_plans
-from bench.stores import file_system, read_arrays
+from bench.stores import file_system, names_in, read_arrays
 from reports.data.statistics import MAX_TESTED
 
 
@@ -70,9 +70,7 @@ def load_answers(results: Folders, runs: pd.DataFrame) -> dict[str, Answers]:
     Of more than `MAX_TESTED` models of a setting the best are taken, as in the tests over seeds.
     """
     folders = [file_system(f"{plan}/predictions") for plan in own_or_inner_plans(results)]
-    stored = {
-        str(path).rpartition("/")[2]: (fs, str(path)) for fs, folder in folders for path in fs.glob(f"{folder}/*.npz")
-    }
+    stored = {name: (fs, f"{folder}/{name}") for fs, folder in folders for name in names_in(fs, folder)}
     known = runs[[f"{run}.npz" in stored for run in runs.run_id]] if stored else runs.iloc[:0]
     known = known[(known.status == "completed") & known.test_top1.notna()]
     found: dict[str, Answers] = {}

@@ -64,6 +64,13 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     return adjusted
 
 
+def _variance(values: NDArray[np.float64]) -> float:
+    """0 for equal values, whose mean need not be just that value; NaN for a single one."""
+    if len(values) < 2:
+        return math.nan
+    return float(values.var(ddof=1)) if np.ptp(values) > 0 else 0.0
+
+
 def compare_pairs(groups: Mapping[str, ArrayLike], confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Test every pair of models on the difference of their means, over seeds.
 
@@ -83,7 +90,7 @@ def compare_pairs(groups: Mapping[str, ArrayLike], confidence: float = CONFIDENC
         return pd.DataFrame(columns=PAIR_COLUMNS)
     mean = np.array([values[n].mean() for n in names])
     count = np.array([len(values[n]) for n in names])
-    variance = np.array([values[n].var(ddof=1) if len(values[n]) > 1 else math.nan for n in names])
+    variance = np.array([_variance(values[n]) for n in names])
     spread = variance > 0
     pooled = np.average(variance[spread], weights=count[spread] - 1) if spread.any() else math.nan
     variance = np.where(variance == 0, pooled, variance)

@@ -33,7 +33,9 @@ MOST_STAGES = 14
 
 def layer_table(card: Mapping[str, Any], probes: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
     """The card's layers, one row each, with `LAYER_COLUMNS`; ``seconds`` of the forward pass where it was measured."""
-    taken = dict(zip(_list(probes.get("layer_names")), _list(probes.get("layer_seconds")), strict=False))
+    timed = dict(zip(_list(probes.get("layer_names")), _list(probes.get("layer_seconds")), strict=False))
+    # A network that labels pixels is timed inside `ImageLogits`, which puts a word before the card's names.
+    taken = {str(name).removeprefix("network."): seconds for name, seconds in timed.items()} | timed
     layers = card.get("layers")
     rows = [row for row in layers if isinstance(row, dict)] if isinstance(layers, list | tuple) else []
     table = pd.DataFrame([{key: row.get(key) for key in LAYER_COLUMNS} for row in rows], columns=list(LAYER_COLUMNS))

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from reports.data.budgets import of_all_seeds
 from reports.data.metrics import metric
 from reports.data.safety import label_text
 from reports.figures.comparison import log_room, plain_log_axis
@@ -21,14 +22,16 @@ DASHES = ((), (4, 1.5), (1, 1), (5, 1.5, 1, 1.5))
 def curve_summary(history: pd.DataFrame, y: str = "val_top1") -> pd.DataFrame:
     """Learning curves over the seeds of each model: columns model, epoch, seconds, ``y``, ``y_low``, ``y_high``.
 
-    ``y`` is the mean over seeds and ``seconds`` the mean time that they took; low and high are the extreme seeds.
+    ``y`` is the mean over seeds and ``seconds`` the mean time that they took; low and high are the extreme seeds. An
+    epoch that only some of a model's seeds have reached is left out.
     """
     if f"{y}_low" in history:
         return history
     known = history[history[y].notna() & history.epoch.notna()]
     groups = known.groupby(["model", "epoch"], sort=False)
     table = pd.DataFrame({"seconds": groups.seconds.mean(), y: groups[y].mean()})
-    return table.assign(**{f"{y}_low": groups[y].min(), f"{y}_high": groups[y].max()}).reset_index()
+    table = table.assign(**{f"{y}_low": groups[y].min(), f"{y}_high": groups[y].max()})
+    return table[of_all_seeds(groups)].reset_index()
 
 
 def plot_learning_curves(history: pd.DataFrame, x: str = "epoch", y: str = "val_top1") -> Figure:

@@ -87,10 +87,14 @@ def models_with_pages(data: ReportData) -> list[str]:
 
 
 def beside(data: ReportData, model: str) -> Beside:
-    """What is stored beside the record of the model's first completed run that has any; damaged files count as none."""
-    main, everything = data.main_runs, data.results.runs
-    runs = pd.concat([main[main.model == model], everything[everything.model == model]])
-    runs = runs.assign(lost=runs.status != "completed").sort_values(["lost", "seed"], kind="stable")
+    """What is stored beside the record of the model's first completed run that has any; damaged files count as none.
+
+    Of the runs in the setting that its page shows, and then of others.
+    """
+    runs = data.results.runs[data.results.runs.model == model]
+    shown = data.table[data.table.model == model].setting
+    runs = runs.assign(other=runs.setting != shown.iloc[0] if len(shown) else False)
+    runs = runs.assign(lost=runs.status != "completed").sort_values(["other", "lost", "seed"], kind="stable")
     for run_id in runs.run_id:
         card, probes = (find_stored(data.folder, kind, run_id) for kind in ("cards", "probes"))
         found = Beside(run_id, _card(card) if card else {}, _probes(probes) if probes else {})
@@ -266,7 +270,7 @@ def architecture_pictures(snapshot: Snapshot) -> dict[str, list[Picture]]:
             "From input to output: a box is as high as the side of its feature maps and as wide as their channels "
             f"(log scale), the darker the larger its share of MACs. Below it, channels × side².{most}")  # fmt: skip
         add("How it is built", "shares", "Where the cost goes", lambda: anatomy.plot_shares(stages),
-            "Share of each stage; times are of one forward pass, measured layer by layer.")  # fmt: skip
+            "Share of each stage; times are of a forward pass of a batch of test images, layer by layer.")  # fmt: skip
         size = number(card.get("input_size"))
         add("How it is built", "field", "How far it sees",
             lambda: anatomy.plot_receptive_field(layers, size if size == size else None),

@@ -114,7 +114,7 @@ def _curves(snapshot: Snapshot) -> list[Picture | None]:
     several = (curves[f"{watched.key}_low"] < curves[f"{watched.key}_high"]).any()
     seeds = "Lines are means over seeds, bands reach from the lowest seed to the highest. " if several else ""
     epochs = curves.groupby("model").epoch.count()
-    dots = "A dot is a model whose budget ended within an epoch. " if epochs.eq(1).any() else ""
+    dots = "A dot is a model with a single epoch, whole or begun. " if epochs.eq(1).any() else ""
     best = f"The best {len(epochs)} on the test split. " if len(epochs) == CURVES else ""
     drawn_by_cost = budgets_of(snapshot).model.nunique() > 1
     return [
@@ -122,7 +122,7 @@ def _curves(snapshot: Snapshot) -> list[Picture | None]:
             f"curves-{x}",
             f"{watched.label} over {words}",
             plot_learning_curves(curves, x, watched.key),
-            f"{best}{seeds}{dots}After the last epoch: {last}.",
+            f"{best}{seeds}{dots}After the last epoch of all seeds: {last}.",
         )
         for x, words in (("epoch", "epochs"), ("seconds", "seconds of training"))
         if curves[x].notna().any() and not (x == "seconds" and drawn_by_cost)

@@ -153,12 +153,13 @@ def _winner(ranked: pd.DataFrame, score: str) -> str:
         return text + " That is not tested: with one seed of a model, another seed may turn the order."
     equals = [shorten(name) for name in ranked.model[(ranked["rank"] == 1) & ranked.tested] if name != best.model]
     by_images = best.rank_basis == "images"
+    every = "every other" if ranked.tested.astype(bool).all() else "every other that was tested"
     if equals:
         text += f" The {'test images' if by_images else 'seeds'} do not separate it from {_listed(equals)}."
     elif by_images:
-        text += " On this test set it is ahead of every other by more than chance."
+        text += f" On this test set it is ahead of {every} by more than chance."
     else:
-        text += " It is ahead of every other by more than seeds vary."
+        text += f" It is ahead of {every} by more than seeds vary."
     if by_images:
         text += (
             " The first seed of each model is compared: this speaks of these weights only, and others may turn the "

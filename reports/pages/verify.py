@@ -128,7 +128,10 @@ def _policy_problems(text: str) -> list[str]:
     policy = _POLICY.search(text)
     allowed = unescape(policy[1]) if policy else ""
     parts = {"style": _STYLE.search(text), "script": _SCRIPT.search(text)}
-    return [
+    script = parts["script"]
+    foreign = script is not None and script[1] != asset("page.js")
+    problems = ["the page's script is not that of this zoobench, and may show other numbers: write the page again"]
+    return (problems if foreign else []) + [
         f"the {kind} of the page is not the one that its policy allows"
         for kind, found in parts.items()
         if not found or f"{kind}-src '{content_hash(found[1])}'" not in allowed
@@ -226,7 +229,7 @@ def _notes(text: str, snapshot: Snapshot) -> list[str]:
         for name, was in snapshot["made_with"].items()
         if now.get(name) != was
     ]
-    for kind, found in (("css", _STYLE.search(text)), ("js", _SCRIPT.search(text))):
-        if found and found[1] != asset(f"page.{kind}"):
-            notes.append(f"the page's page.{kind} is not that of this zoobench: it may be an earlier one")
+    style = _STYLE.search(text)
+    if style and style[1] != asset("page.css"):
+        notes.append("the page's style is not that of this zoobench: an earlier one, or one that hides or covers text")
     return notes

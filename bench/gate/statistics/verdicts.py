@@ -10,7 +10,7 @@ verdict          change                               so its interval
 ``slower``       certain and small                    lies between zero and the tolerance
 ``improved``     as ``regressed``, the other way      lies below zero and reaches minus the tolerance
 ``faster``       as ``slower``, the other way         lies between minus the tolerance and zero
-``unchanged``    not certain, and small               holds zero and lies within the tolerance
+``unchanged``    not certain, and small               lies within the tolerance on either side
 ``inconclusive`` neither                              holds zero and reaches the tolerance
 ================ ==================================== ===========================================
 

@@ -140,9 +140,10 @@ class Built:
         if work.turns > 1:
             worker = self.places[0][0]  # of both, which are its subjects 0 and 1
             answer = worker.ask("take_turns", order=list(order), steps=list(work.steps), turns=work.turns)
-            timed = answer["blocks"]
+            timed, used = answer["blocks"], answer["cpu_seconds"]
         else:
             timed = [self._run(index, work.steps[index]) for index in order]
+            used = sum(block["cpu_seconds"] for block in timed)
         after = CpuUse.now()
         blocks: list[Block] = []
         for index, block in zip(order, timed, strict=True):
@@ -150,8 +151,7 @@ class Built:
                 interference.launch_shares[index].append(launching * work.steps[index] / block["seconds"])
             blocks.append(Block(subject=index, **block))
         # What this process itself uses is accounted for already.
-        own_seconds = 0.0 if self.in_process else sum(block.cpu_seconds for block in blocks)
-        flags = interference.add(before, after, own_seconds)
+        flags = interference.add(before, after, 0.0 if self.in_process else used)
         if self.setting.compares_cpu_time:
             flags |= preemption_flags([(each.seconds, each.cpu_seconds) for each in blocks])
         return Abba((blocks[0], blocks[1], blocks[2], blocks[3]), tuple(sorted(flags)))

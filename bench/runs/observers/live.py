@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.errors import RecordError
 from bench.events import Event, Loading, Phase, PlanBegins, PlanEnds, Row, RunBegins, RunEnds, Unsaved
 from bench.records import RunRecord, parse_json, write_atomically
-from bench.stores import file_system
+from bench.stores import file_system, names_in
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKLINE_WIDTH = 12
@@ -150,7 +150,7 @@ def latest_live(root: str | Path) -> str:
     """The folder of the plan in ``root`` that was heard of last. Raises `RecordError` if there is none."""
     fs, folder = file_system(str(root))
     base = str(root).rstrip("/")
-    inner = [str(name).split("/")[-2] for name in fs.glob(f"{folder.rstrip('/')}/*/live.json")]
+    inner = [name for name in names_in(fs, folder) if fs.exists(f"{folder.rstrip('/')}/{name}/live.json")]
     folders = [f"{base}/{name}" for name in inner] + [base] * fs.exists(f"{folder.rstrip('/')}/live.json")
     if not folders:
         raise RecordError(f"no plan has run in {base!r}. Name the folder of `zoobench run` with --results DIR.")

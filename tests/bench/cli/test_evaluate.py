@@ -84,6 +84,17 @@ def test_in_a_terminal_the_phases_are_shown(weights):
     assert [line for line in shown.splitlines() if line in ("load", "test")] == ["load", "test"]
 
 
+def test_a_network_that_fails_is_one_line_and_status_1(tmp_path):
+    """At 16 pixels nothing is left for VGG-16's fifth pooling."""
+    torch.save(zoo.create_model("vgg16_bn,width=0.1").state_dict(), tmp_path / "vgg.pth")
+    arguments = ["vgg16_bn,width=0.1", "--weights", tmp_path / "vgg.pth", "--data", "digits", "--input-size", 16]
+    arguments += ["--normalization", "data", "--results", tmp_path / "results"]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 1
+    (said,) = (line for line in result.stderr.splitlines() if line.startswith("zoobench:"))
+    assert "the evaluation failed: RuntimeError" in said
+
+
 def test_bad_input_is_the_users_error(weights):
     assert isinstance(evaluate(weights).exception, ConfigError)
     assert "normalised" in str(evaluate(weights).exception)

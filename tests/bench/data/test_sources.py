@@ -110,11 +110,15 @@ def test_images_are_decoded_at_no_more_pixels_than_they_have(shards, folders):
     for name, own in {"digits": 32, f"parquet:{shards}": 32, f"folder:{folders}": 32}.items():
         assert decoded_size(name, 224) == own
         assert decoded_size(name, 28) == 28
-    large = [encode(random_pixels(i, 160)) for i in range(3)]
-    write_shard(shards / "train-00000-of-00002.parquet", [*large, encode(random_pixels(3))], [0, 1, 0, 1])
+    large = [encode(random_pixels(i, 160)) for i in range(6)]  # most of them
+    write_shard(shards / "train-00000-of-00002.parquet", [encode(random_pixels(6)), *large], [0, 1, 0, 1, 0, 1, 0])
     assert decoded_size(f"parquet:{shards}", 224) == 160
     assert decoded_size(f"parquet:{shards}", 96) == 96
     assert decoded_size(f"mosaic:parquet:{shards}", 520) == 520
+    write_shard(shards / "train-00000-of-00002.parquet", [], [])  # the other one's images count
+    assert decoded_size(f"parquet:{shards}", 224) == 32
+    write_shard(shards / "train-00001-of-00002.parquet", [], [])
+    assert decoded_size(f"parquet:{shards}", 224) == 32
     write_shard(shards / "train-00000-of-00002.parquet", [b"no image"], [0])
     with pytest.raises(DataError, match="cannot be decoded"):
         decoded_size(f"parquet:{shards}", 224)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_two_checkpoints_of_a_model_are_two_rows_and_are_compared_image_by_image
     table = leaderboard(runs, compared)
     assert set(table.rank_basis) <= {"images", "order"}
     assert set(table.test_top1) == {record.metrics["test_top1"] for record in records}
+
+
+def test_checkpoints_whose_files_are_called_alike_are_not_seeds_of_one_model(evaluated, tmp_path):
+    folder, _ = evaluated
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / f"{name}.pth", tmp_path / name / "best.pth")
+        evaluate("simple_cnn", tmp_path / name / "best.pth", tmp_path, normalization="data", limit_test=100)
+    runs = load_runs(tmp_path)
+    table = leaderboard(runs, compare_images(tmp_path, runs))
+    assert len(table) == 2
+    assert set(table.seeds) == {1}
+    assert all(name.startswith("simple_cnn [best.pth ") for name in table.model)
+    assert set(table.rank_basis) <= {"images", "order"}
 
 
 def test_the_report_of_an_evaluation_has_its_page_and_verifies(evaluated, tmp_path):

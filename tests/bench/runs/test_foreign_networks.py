@@ -59,6 +59,14 @@ class Column(Net):
         return super().forward(x)[:, :, None, None]
 
 
+class Shared(Net):
+    """It has a layer under two names."""
+
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.again = self.conv
+
+
 class NoStatistics(Net):
     """Its running variance has become less than nothing, which shows in evaluation mode alone."""
 
@@ -100,6 +108,12 @@ def test_view_under_channels_last_trains_in_the_contiguous_format_and_says_so(ru
     assert kinds(plain) == set()
     assert plain.metrics["weights_sha256"] == record.metrics["weights_sha256"]
     assert kinds(run(Net)) == set()
+
+
+def test_a_layer_with_two_names_is_trained_checkpointed_and_saved(run):
+    record = run(Shared)
+    assert record.status == "completed", record.error
+    assert not [flag for flag in record.flags if flag.kind == "no_checkpoint"]
 
 
 def test_the_number_of_classes_is_checked_before_training(run):

@@ -8,6 +8,7 @@ from bench.events import Phase, Row, RunBegins, RunEnds
 from bench.records import read_records
 from bench.runs.ray_executor import RayExecutor
 from bench.runs.runner import run_plan
+from zoo import UnknownModelError
 
 pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
@@ -108,6 +109,13 @@ def test_data_that_no_node_has_is_a_placement_error_and_leaves_no_record(cluster
     with pytest.raises(DataError, match=r"no machine of the cluster has the data.*nowhere"):
         run_plan(plan, str(tmp_path / "plan"), executor=RayExecutor(cluster.address))
     assert read_records(tmp_path / "plan") == ([], [])
+
+
+def test_what_the_user_has_written_wrongly_is_one_line(cluster, tmp_path):
+    plan = load_plan("quick", FAST | {"models": ["resnet19"]})
+    with pytest.raises(UnknownModelError, match="resnet19") as raised:
+        run_plan(plan, str(tmp_path), executor=RayExecutor(cluster.address))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_cluster_that_is_not_there_and_a_gpu_that_no_node_has_are_refused(cluster, tmp_path):

@@ -19,7 +19,7 @@ from bench.config import load_plan
 from bench.counting.complexity import count_macs
 from bench.errors import ConfigError, DataError, DeviceError
 from bench.events import Loading, Phase, PlanBegins, PlanEnds, Row, RunBegins, RunEnds
-from bench.records import read_record, read_records, record_path, record_paths, stored_path
+from bench.records import plan_folders, read_record, read_records, record_path, record_paths, stored_path
 from bench.runs.resolve import (
     EVALUATION_PIXELS,
     count_of_run,
@@ -29,6 +29,7 @@ from bench.runs.resolve import (
     resolve_plan,
 )
 from bench.runs.runner import run_plan
+from bench.training.checkpoint import Checkpoints
 from reports.data.history import load_points
 from zoo import UnknownModelError, ZooError, list_models, model_info
 
@@ -311,6 +312,35 @@ def test_ctrl_c_says_what_is_done_and_what_is_left(tmp_path):
     assert read_records(tmp_path) == ([], [])
 
 
+def test_what_would_begin_anew_is_not_said_to_go_on(tmp_path):
+    process = start(tmp_path, "--seconds", "600", "--force")
+    wait_for_line(process.stderr, "[1/3] lenet5 seed 0: begins")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert "begins anew: --force" in output
+    assert "goes on from here" not in output
+
+
+def test_no_character_of_a_folder_s_name_is_a_wildcard(tmp_path):
+    folder = str(tmp_path / "mine [2026]*")
+    outcome = run_plan(plan("lenet5", measure=FAST["measure"] | {"probes": False}), folder, checkpoint_seconds=0.0)
+    assert [record.run_id for record in read_records(folder)[0]] == [record.run_id for record in outcome.records]
+    assert plan_folders(tmp_path) == [folder]
+    checkpoints = Checkpoints(f"{folder}/checkpoints/run")
+    for step in (1, 2, 3):
+        checkpoints.save(step, {"w": torch.full((2,), float(step))}, {})
+    assert checkpoints.load()[0]["w"].tolist() == [3.0, 3.0]
+    assert len(list(Path(folder, "checkpoints", "run").iterdir())) == 2
+
+
+def test_probes_that_only_a_training_leaves_are_said_to_be_missing(tmp_path):
+    measure = FAST["measure"] | {"probes": False}
+    run_plan(plan("lenet5", measure=measure), str(tmp_path))
+    with pytest.warns(UserWarning, match="trained with measure.probes = false.*--force trains again"):
+        outcome = run_plan(plan("lenet5"), str(tmp_path))
+    assert (outcome.skipped, outcome.measured_again) == (1, 0)
+
+
 def test_wildcards_and_families():
     assert resolve_models(["lenet5", "resnet1*", "lenet5"]) == ["lenet5", *list_models("resnet1*")]
     chosen = resolve_models(["@representative"])
@@ -399,6 +429,9 @@ def test_images_are_decoded_with_as_many_pixels_as_the_weights_have_use_for(side
     assert (run.input_size, network_input_size(run)) == (decoded, 224)
     (fresh,) = resolve_plan(plan("lenet5", data=folder), data_dir=None)
     assert (fresh.input_size, network_input_size(fresh)) == (32, 32)
+    asked = plan("torchvision/mobilenet_v3_small", data=folder, pretrained=str(weights), input_size=224)
+    (same,) = resolve_plan(asked, data_dir=None)
+    assert (same.run_id == run.run_id) == (decoded == 224)  # what comes unasked is the same training
 
 
 def test_what_the_recipe_asks_of_a_network_must_be_there(tmp_path):

@@ -1,11 +1,14 @@
 """A study from its file to its verified page, offline: what begins with weights, what is done, what is refused."""
 
+import contextlib
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file
 
 from bench.errors import ConfigError
+from bench.events import PlanBegins
 from bench.records import read_records
 from bench.runs.study import run_study
 from bench.study import load_study
@@ -129,4 +132,27 @@ def test_weights_that_nobody_begins_with_and_variants_that_are_equal_are_refused
     same = halves[0].model_copy(update={"variants": {"a": {}, "b": {}}})
     with pytest.raises(ConfigError, match="'a' and 'b' of the study 'halves' are the same run"):
         run_study(same, str(tmp_path), {})
+    with pytest.raises(ConfigError, match=r"typo\.pth.*no such file"):
+        run_study(halves[0], str(tmp_path), {}, weights="typo.pth")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_that_is_interrupted_keeps_what_it_knows_of_variants_not_reached(halves, tmp_path):
+    study, results, _ = halves
+    run_study(study, str(results), {"seeds": (3,)})
+    shutil.copytree(results, tmp_path / "again")
+    before = json.loads((tmp_path / "again" / "study.json").read_text())
+
+    class Impatient:
+        def on(self, event):
+            if isinstance(event, PlanBegins):
+                raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_study(
+            study,
+            str(tmp_path / "again"),
+            {"seeds": (3,)},
+            observers=lambda variant: [Impatient()] * (variant != "before"),
+        )
+    assert json.loads((tmp_path / "again" / "study.json").read_text()) == before

@@ -84,6 +84,13 @@ def test_a_step_that_is_bound_by_launching_is_known_by_it(gpu):
     assert full.launch_share == pytest.approx(0.0001 / 0.003, rel=0.01)
 
 
+def test_the_first_step_s_loading_of_libraries_is_no_launching(gpu):
+    clock, launching = CudaClock(CUDA), iter([2.0])
+    for _ in range(5):
+        clock.time_block(lambda: gpu.launch(0.003, next(launching, 0.001)), 1)
+    assert clock.launch_share == pytest.approx(0.25)  # of a millisecond to launch and three to compute
+
+
 def test_throughput_on_a_gpu_is_exact_after_the_least_warm_up(gpu):
     ends = []
 

@@ -6,6 +6,7 @@ import pytest
 from bench.records import RunRecord
 from reports.data.budgets import choices, front_of, scores_by_cost
 from reports.data.loading import history_table, runs_table
+from reports.figures.curves import curve_summary
 
 SPEEDS = {"small": 1000.0, "large": 100.0}
 
@@ -54,6 +55,13 @@ def test_smaller_images_count_by_their_share_of_the_pixels():
     table = scores_by_cost(runs, history_table(runs, {"a": record}))
     assert table.train_seconds.tolist() == [25.0, 50.0, 150.0]
     assert table.train_macs.tolist() == [3 * 2500.0, 3 * 5000.0, 3 * 15000.0]
+
+
+def test_an_epoch_that_only_some_seeds_have_reached_is_no_mean_over_seeds():
+    runs, history = tables({("small", 0): [0.4, 0.5], ("small", 1): [0.4, 0.5, 0.9]})
+    assert scores_by_cost(runs, history).score.tolist() == [0.4, 0.5]
+    curves = curve_summary(history.assign(seconds=history.epoch))
+    assert curves.val_top1.tolist() == [0.4, 0.5]
 
 
 def test_the_front_is_what_nothing_cheaper_reaches():

@@ -85,9 +85,18 @@ def test_one_seed_takes_the_interval_of_its_own_blocks(save, make_record) -> Non
         "throughput_img_per_s": 100.0,
         "throughput_img_per_s_low": 90.0,
         "throughput_img_per_s_high": 110.0,
+        "latency_p50_ms": 2.0,
+        "latency_p50_ms_low": 1.5,
+        "latency_p50_ms_high": 2.5,
     }
     table = leaderboard(load_runs(save([make_record(metrics=numbers)])))
     assert (table.throughput_img_per_s_low[0], table.throughput_img_per_s_high[0]) == (90, 110)
+    assert (table.latency_p50_ms_low[0], table.latency_p50_ms_high[0]) == (1.5, 2.5)
+
+
+def test_a_size_that_was_asked_for_is_a_setting_of_its_own(save, make_record) -> None:
+    runs = [make_record(seed=k, config={"network_input_size": size}) for k, size in enumerate((None, 160))]
+    assert load_runs(save(runs)).setting.nunique() == 2
 
 
 def test_runs_under_other_terms_are_not_averaged_with_these(save, make_record) -> None:

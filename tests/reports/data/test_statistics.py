@@ -137,6 +137,12 @@ def test_seeds_that_agree_to_the_last_digit_prove_nothing_by_themselves() -> Non
     """Two seeds with the same accuracy have no spread of their own, and must not look infinitely sure."""
     pairs = compare_pairs({"same": [0.95, 0.95], "other": [0.94, 0.952]})
     assert not pairs.separated.any()
+    # The mean of three times 0.1 is not 0.1, so that their variance is not 0.
+    assert np.array([0.1] * 3).var() > 0
+    assert compare_pairs({"dead": [0.1] * 3, "other": [0.7] * 3}).p.isna().all()
+    pairs = compare_pairs({"dead": [0.1] * 3, "other": [0.09, 0.102, 0.11]})
+    pooled = stats.ttest_ind_from_stats(0.1, 0.01007, 3, 0.30200 / 3, 0.01007, 3, equal_var=False).pvalue
+    assert pairs.p.iloc[0] == pytest.approx(pooled, rel=0.01)
 
 
 def test_far_models_are_separated_and_near_ones_share_a_rank() -> None:

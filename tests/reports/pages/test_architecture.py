@@ -187,6 +187,8 @@ def test_shares_add_up_to_the_whole() -> None:
 
 
 def test_the_receptive_field_grows_and_its_branches_are_points() -> None:
+    inside = _probes() | {"layer_names": np.array([f"network.{name}" for name in _probes()["layer_names"]])}
+    assert anatomy.layer_table(CARD, inside).equals(anatomy.layer_table(CARD, _probes()))  # as one for dense labels
     axes = anatomy.plot_receptive_field(anatomy.layer_table(CARD, {}), 32).axes[0]
     assert axes.lines[0].get_ydata().tolist() == [3, 3, 5, 5]
     assert axes.collections[0].get_offsets()[:, 1].tolist() == [3, 3, 5, 3]

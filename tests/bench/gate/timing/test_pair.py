@@ -188,6 +188,24 @@ def test_the_blocks_of_an_abba_take_turns_slice_by_slice_and_add_up():
     assert BlockWork((2, 3), turns=4).block_steps == (8, 12)
 
 
+def test_what_a_worker_does_between_slices_is_not_taken_for_other_programs(monkeypatch):
+    """As another revision's modules are put in place of the first one's."""
+
+    class Busy(Stepper):
+        def take_turns(self, order, steps, turns):
+            return {
+                "blocks": [{"seconds": 0.02, "cpu_seconds": 0.02, "involuntary_switches": 0} for _ in order],
+                "cpu_seconds": 0.12,
+            }
+
+    seen = []
+    monkeypatch.setattr(Interference, "add", lambda self, before, after, own: seen.append(own) or set())
+    Built({0: (Busy(), 0), 1: (Busy(), 1)}, (0.001, 0.001), SETTING, in_process=False).measure_abba(
+        BlockWork((2, 3), turns=4), (0, 1, 1, 0), Interference()
+    )
+    assert seen == [0.12]
+
+
 @pytest.mark.parametrize("seconds", [(1e-5, 1e-5), (1e-4, 3e-4), (0.002, 0.003), (0.05, 0.02)])
 @pytest.mark.parametrize("equal", [True, False])
 def test_what_fills_a_block(seconds, equal):
