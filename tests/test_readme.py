@@ -230,6 +230,17 @@ def shapes(svg: str) -> list[str]:
     return [*re.findall(r"<text[^>]*>([^<]*)", svg), str(svg.count("<use")), str(svg.count("<path"))]
 
 
+def test_what_fine_tuning_buys_is_what_the_study_found():
+    runs = load_report_data(ROOT / "results" / "study-transfer_imagenet").results.runs
+    assert set(runs.groupby("recipe").seed.count()) == {3}
+    found = {recipe: f"{100 * top1:.1f}%" for recipe, top1 in runs.groupby("recipe").test_top1.mean().items()}
+    text = " ".join((ROOT / "docs" / "fine-tuning.md").read_text().split())
+    assert (
+        f"three seeds: {found['fine-tuned']} of 1,000 test images, against {found['head alone']} for the head alone "
+        f"and {found['scratch']} from scratch"
+    ) in text
+
+
 def test_the_ablation_is_that_of_the_records():
     table = load_report_data(ROOT / "results" / "ablation").table
     shown = sorted(float(row[1]) for row in rows_below("| `fast`, 3 epochs, one thing changed"))
