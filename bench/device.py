@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ def resolve_device(name: str) -> str:
     """``auto`` to the best device here; any other name to itself. Raises `DeviceError` if it is not here."""
     import torch
 
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise DeviceError(f"--device {name!r} is not possible: expected auto, cpu, cuda, cuda:N or mps.")
     if name == "auto":
         if torch.cuda.is_available():
             return "cuda"

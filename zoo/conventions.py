@@ -21,8 +21,9 @@ INPUT = "transform_input"
 
 def saved_conventions(model: nn.Module) -> dict[str, str]:
     """The conventions of a network, to be stored beside its weights."""
-    shortcuts = _zero_pad_shortcuts(model)
-    return {PADDING: shortcuts[0].padding} if shortcuts else {}
+    shortcuts, transforms = _zero_pad_shortcuts(model), getattr(model, INPUT, None)
+    saved: dict[str, str] = {PADDING: shortcuts[0].padding} if shortcuts else {}
+    return saved | ({INPUT: str(transforms).lower()} if isinstance(transforms, bool) else {})
 
 
 def adopt_conventions(
@@ -42,7 +43,7 @@ def adopt_conventions(
     """
     return [
         *_shortcut_padding(model, checkpoint, chosen, saved),
-        *_transform_input(model, checkpoint.tensors, classes, chosen),
+        *_transform_input(model, checkpoint.tensors, classes, chosen, saved),
     ]
 
 
@@ -91,13 +92,26 @@ def _shortcut_padding(
     ]
 
 
-def _transform_input(model: nn.Module, names: Collection[str], classes: int, chosen: Mapping[str, Any]) -> list[str]:
+def _transform_input(
+    model: nn.Module, names: Collection[str], classes: int, chosen: Mapping[str, Any], saved: Mapping[str, str]
+) -> list[str]:
     """torchvision's GoogLeNet and Inception v3: the official weights expect images scaled to [-1, 1].
 
     ``transform_input`` rescales images that were normalised by ImageNet's statistics. The official files are known by
     their auxiliary heads and thousand classes.
     """
-    if not isinstance(getattr(model, INPUT, None), bool) or INPUT in chosen:
+    ours = getattr(model, INPUT, None)
+    if not isinstance(ours, bool):
+        return []
+    if INPUT in chosen:
+        if saved.get(INPUT, str(ours).lower()) != str(ours).lower():
+            raise ZooError(
+                f"the weights were trained with {INPUT}={saved[INPUT]}, but the model was built with "
+                f"{INPUT}={str(ours).lower()}: the shapes agree and the outputs would not. Leave the option out."
+            )
+        return []
+    if INPUT in saved:
+        model.transform_input = saved[INPUT] == "true"  # type: ignore[assignment]
         return []
     if classes == 1000 and any(_is_part(name, part) for name in names for part in ("aux1", "AuxLogits")):
         model.transform_input = True  # type: ignore[assignment]

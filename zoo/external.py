@@ -110,7 +110,13 @@ def _timm_info(model: str) -> ModelInfo:
     _require("timm", model)
     import timm
 
-    config = timm.get_pretrained_cfg(model)
+    try:
+        config = timm.get_pretrained_cfg(model)
+    except RuntimeError as error:  # the architecture is there, and has no weights of that tag
+        known = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+        raise UnknownModelError(
+            f"timm has no weights {model!r}.{did_you_mean(model, known)} Possible: {', '.join(known) or 'none'}."
+        ) from error
     size = max(config.input_size[1:]) if config and config.input_size else 224
 
     def build(num_classes: int, input_size: int, in_chans: int, **options: Any) -> nn.Module:
@@ -177,6 +183,8 @@ def _build_torchvision(
 ) -> nn.Module:
     import torchvision
 
+    if "weights" in options:
+        raise ZooError(f"weights are no option in the name of 'torchvision/{model}': ask for pretrained.")
     arguments = dict(options, weights=None, num_classes=num_classes)
     parameters = inspect.signature(torchvision.models.get_model_builder(model)).parameters
     if "weights_backbone" in parameters:

@@ -42,6 +42,8 @@ from zoo.meta import build_on_meta
 ENTRY_POINT_GROUP = "zoobench.models"
 
 _builders: dict[str, ModelInfo] = {}
+SETTING = ("num_classes", "input_size", "in_chans")
+"""Arguments of builders that are no options of one model: a command, a plan or a caller gives them."""
 
 
 @overload
@@ -130,6 +132,7 @@ def create_model(
         if value < 1:
             raise ZooError(f"{argument}={value} is not possible for {name!r}: expected an integer of at least 1.")
     name, named_options = split_options(name)
+    _check_no_setting(name, named_options)
     options = named_options | options
     info = model_info(name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "input_size": input_size, "in_chans": in_chans} | options
@@ -181,6 +184,7 @@ def model_info(name: str) -> ModelInfo:
     plain, options = split_options(name)
     if options:
         info = model_info(plain)
+        _check_no_setting(plain, options)
         check_options(plain, options)
         return dataclasses.replace(info, name=name, published=None)
     if "/" in name:
@@ -211,20 +215,41 @@ def split_options(name: str) -> tuple[str, dict[str, Any]]:
     return plain, options
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
-    """Raise `ZooError` if the builder of ``name`` does not take one of the options."""
-    for option in options:
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise `ZooError` if the builder of ``name`` does not take one of the options, or no such value of it."""
+    for option, value in options.items():
         if not takes_option(name, option):
             possible = inspect.signature(model_info(name).builder).parameters
             raise ZooError(
                 f"{name!r} takes no argument {option!r}.{did_you_mean(option, possible)} "
                 f"It takes {', '.join(possible)}."
             )
+        if "/" not in name:
+            _check_kind(name, option, value)
+
+
+def _check_kind(name: str, option: str, value: Any) -> None:
+    """A word would count as true, and true as 1."""
+    parameter = inspect.signature(model_info(name).builder).parameters.get(option)
+    default = None if parameter is None else parameter.default
+    if isinstance(default, bool) and not isinstance(value, bool):
+        raise ZooError(f"{option}={value} is not possible for {name!r}: expected true or false.")
+    if isinstance(default, int | float) and not isinstance(default, bool) and isinstance(value, bool):
+        raise ZooError(f"{option}={value} is not possible for {name!r}: expected a number.")
+
+
+def _check_no_setting(name: str, options: Iterable[str]) -> None:
+    for option in options:
+        if option in SETTING:
+            raise ZooError(
+                f"{option} is no option in the name of {name!r}: counts and records would say otherwise. Give it as "
+                f"--{option.replace('_', '-')}, in a plan as {option}, or as an argument of create_model."
+            )
 
 
 def _read_value(text: str) -> bool | int | float | str:
-    if text in ("true", "false"):
-        return text == "true"
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for number in (int, float):
         with contextlib.suppress(ValueError):
             return number(text)
@@ -243,7 +268,7 @@ def _build(info: ModelInfo, arguments: Mapping[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         if info.builder.__module__.startswith("zoo."):
-            asked = {k: v for k, v in arguments.items() if k not in ("num_classes", "input_size", "in_chans")}
+            asked = {k: v for k, v in arguments.items() if k not in SETTING}
             if not asked:
                 raise
             given = ", ".join(f"{option}={value}" for option, value in asked.items())

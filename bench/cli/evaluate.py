@@ -82,7 +82,7 @@ def evaluate(
 
     Exit status: 0 evaluated, 1 the logits are not finite or the network failed, 2 bad input.
     """
-    from bench.config import MeasureConfig
+    from bench.config import MeasureConfig, validate
     from bench.device import keep_allocator_pages, repeatable_settings, thread_settings
     from bench.records import check_writable, save_record
     from bench.runs.resolve_evaluation import EvaluationRequest, parse_statistics, resolve_evaluation
@@ -108,7 +108,7 @@ def evaluate(
         test_flip=test_flip,
         corruptions=corruptions,
         speed=speed,
-        measure=MeasureConfig(seconds=seconds, probes=probes),
+        measure=validate(MeasureConfig, {"seconds": seconds, "probes": probes}, "zoobench evaluate"),
         device=device,
         threads=threads,
         results=results,

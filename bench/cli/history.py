@@ -47,8 +47,13 @@ def history(
     points = load_points(results or ["results"], model, metric, undisturbed=undisturbed)
     steps = find_steps(points, metric, alpha)
     if figure is not None:
-        figure.parent.mkdir(parents=True, exist_ok=True)
-        plot_history(points, steps, metric, f"{model}: {metric}").savefig(figure)
+        try:
+            figure.parent.mkdir(parents=True, exist_ok=True)
+            plot_history(points, steps, metric, f"{model}: {metric}").savefig(figure)
+        except OSError as error:
+            raise ConfigError(
+                f"--figure {str(figure)!r} cannot be written: {error.strerror or error}. Name another file."
+            ) from error
     if as_json:
         series = [
             {
@@ -70,7 +75,8 @@ def history(
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The table's rows for JSON: ISO dates, null for what is missing, without the series' name."""
-    rows: list[dict[str, Any]] = json.loads(frame.drop(columns="series").to_json(orient="records", date_format="iso"))
+    text = frame.drop(columns="series").to_json(orient="records", date_format="iso", double_precision=15)
+    rows: list[dict[str, Any]] = json.loads(text)
     return rows
 
 

@@ -110,16 +110,17 @@ def throughput(
 
     Exit status: 0 measured, 15 the runtime computes something else than eager mode, 2 bad input.
     """
-    from bench.config import MeasureConfig
+    from bench.config import MeasureConfig, validate
     from bench.device import keep_allocator_pages, resolve_device, thread_settings
 
-    config = MeasureConfig(
-        batch_size=batch_size,
-        batch_sizes=_parse_sizes(batch_sizes) if batch_sizes is not None else (),
-        precision=parse_share(precision, "--precision"),
-        seconds=seconds,
-        repeats=repeats,
-    )
+    measured = {
+        "batch_size": batch_size,
+        "batch_sizes": _parse_sizes(batch_sizes) if batch_sizes is not None else (),
+        "precision": parse_share(precision, "--precision"),
+        "seconds": seconds,
+        "repeats": repeats,
+    }
+    config = validate(MeasureConfig, measured, "zoobench throughput")
     keep_allocator_pages()
     settings = thread_settings(threads or 1)  # before torch is imported, which reads them
     os.environ |= settings if threads else {k: v for k, v in settings.items() if not k.endswith("_NUM_THREADS")}

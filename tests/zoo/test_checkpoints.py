@@ -146,6 +146,15 @@ def test_our_own_files_remember_the_padding(tmp_path: Path) -> None:
         create_model("resnet20,shortcut_padding=end", pretrained=path)
 
 
+def test_our_own_files_remember_how_images_were_scaled(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    ours = randomize(create_model("torchvision/googlenet,transform_input=true", 10, 64))
+    save_weights(ours, path, Preprocessing((0.5,), (0.5,), 64, "bilinear", 1.0))
+    assert_same(create_model("torchvision/googlenet", 10, 64, pretrained=path), ours, 64)
+    with pytest.raises(ZooError, match="trained with transform_input=true"):
+        create_model("torchvision/googlenet,transform_input=false", 10, 64, pretrained=path)
+
+
 def test_kuangliu_resnet18(tmp_path: Path) -> None:
     theirs = nn.DataParallel(kuangliu())
     model = create_model("resnet18", pretrained=saved({"net": theirs.state_dict(), "acc": 95.4, "epoch": 3}, tmp_path))

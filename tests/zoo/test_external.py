@@ -25,6 +25,7 @@ def test_ours_are_listed_without_the_libraries_and_together_with_them() -> None:
         ("timm/resnet5O", "timm has no model 'resnet5O'.*Did you mean.*resnet50"),
         ("torchvision/resnet5O", "torchvision has no model.*Did you mean.*resnet50"),
         ("keras/resnet50", "no library 'keras'"),
+        ("timm/resnet18.a1_in2k", "timm has no weights.*Did you mean.*resnet18.a1_in1k"),
     ],
 )
 def test_unknown_names_get_the_nearest(name: str, message: str) -> None:

@@ -17,7 +17,7 @@ from zoo import (
     model_info,
     register_model,
 )
-from zoo.registry import representative_models, split_options
+from zoo.registry import create_meta_model, representative_models, split_options
 
 NEW_FILE = """
 from torch import nn
@@ -88,6 +88,45 @@ def test_one_name_belongs_to_one_builder() -> None:
 def test_impossible_arguments_are_named(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ZooError, match=message):
         create_model("deeplab_resnet18", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("simple_cnn,batch_norm=no", "batch_norm=no is not possible.*true or false"),
+        ("vgg16,batch_norm=1", "batch_norm=1 is not possible.*true or false"),
+        ("simple_cnn,drop_rate=true", "drop_rate=True is not possible.*a number"),
+        ("mobilenet_v1,width=-1", "width=-1 is not possible"),
+        ("vgg16,width=0", "width=0 is not possible"),
+        ("resnet20,shortcut=projection,shortcut_padding=both", "shortcut_padding is of shortcut=zero_pad"),
+        ("vgg16_bn,drop_rate=0.3", "the head has no dropout"),
+        ("alexnet_2012,drop_rate=0.3", "the head has no dropout"),
+        ("resnet18,num_classes=5", "num_classes is no option"),
+        ("torchvision/resnet18,weights=DEFAULT", "ask for pretrained"),
+    ],
+)
+def test_an_option_that_would_say_something_else_or_nothing_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ZooError, match=message):
+        create_model(name)
+
+
+def test_no_setting_is_an_option_of_a_name() -> None:
+    with pytest.raises(ZooError, match=r"input_size is no option in the name of 'resnet18'.*--input-size"):
+        model_info("resnet18,input_size=32")
+
+
+@pytest.mark.parametrize("word", ["False", "false", "FALSE"])
+def test_false_is_false_however_it_is_written(word: str) -> None:
+    layers = create_model(f"simple_cnn,batch_norm={word}").modules()
+    assert not [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(("given", "rate"), [({}, 0.5), ({"drop_rate": 0.3}, 0.3), ({"drop_rate": 0.0}, 0.0)])
+def test_dropout_of_the_large_heads(given: dict[str, float], rate: float) -> None:
+    for name in ("vgg11", "alexnet", "alexnet_2012"):
+        layers = create_meta_model(name, 10, 224, **given).modules()
+        assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [rate, rate]
+    assert create_model("vgg11", 10, 32, drop_rate=0.0)
 
 
 def test_every_family_of_classifiers_is_represented_by_one_or_two() -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from zoo.info import SMALL_INPUT_SIZE, Published
-from zoo.layers import init_kaiming
+from zoo.layers import drop_rate_of_head, init_kaiming
 from zoo.registry import register_model
 
 SMALL_IMAGE = "the first convolution pads by 5, pooling is 2×2, and the head is one linear layer on 256 features"
@@ -41,9 +41,10 @@ def _mlp(in_features: int, num_classes: int, drop_rate: float) -> nn.Sequential:
 class AlexNet(nn.Module):
     """Five convolutions, then the head; the 2014 network or its small-image form."""
 
-    def __init__(self, num_classes: int, input_size: int, in_chans: int, drop_rate: float) -> None:
+    def __init__(self, num_classes: int, input_size: int, in_chans: int, drop_rate: float | None) -> None:
         super().__init__()
         small = input_size <= SMALL_INPUT_SIZE
+        drop_rate = drop_rate_of_head(drop_rate, small)
         pool = 2 if small else 3
         self.features = nn.Sequential(
             nn.Conv2d(in_chans, 64, 11, stride=4, padding=5 if small else 2),
@@ -79,7 +80,9 @@ class AlexNet(nn.Module):
     small_image=SMALL_IMAGE,
     representative=True,
 )
-def alexnet(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float = 0.5) -> AlexNet:
+def alexnet(
+    num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, drop_rate: float | None = None
+) -> AlexNet:
     """The one-column network."""
     return AlexNet(num_classes, input_size, in_chans, drop_rate)
 
@@ -87,9 +90,10 @@ def alexnet(num_classes: int = 1000, input_size: int = 224, in_chans: int = 3, d
 class AlexNet2012(nn.Module):
     """Five convolutions in two columns with local response normalisation, then the head."""
 
-    def __init__(self, num_classes: int, input_size: int, in_chans: int, drop_rate: float) -> None:
+    def __init__(self, num_classes: int, input_size: int, in_chans: int, drop_rate: float | None) -> None:
         super().__init__()
         small = input_size <= SMALL_INPUT_SIZE
+        drop_rate = drop_rate_of_head(drop_rate, small)
         pool = 2 if small else 3
         self.features = nn.Sequential(
             nn.Conv2d(in_chans, 96, 11, stride=4, padding=5 if small else 0),
@@ -146,7 +150,7 @@ class AlexNet2012(nn.Module):
     small_image=SMALL_IMAGE,
 )
 def alexnet_2012(
-    num_classes: int = 1000, input_size: int = 227, in_chans: int = 3, drop_rate: float = 0.5
+    num_classes: int = 1000, input_size: int = 227, in_chans: int = 3, drop_rate: float | None = None
 ) -> AlexNet2012:
     """The network of the paper: groups and local response normalisation."""
     return AlexNet2012(num_classes, input_size, in_chans, drop_rate)

@@ -58,6 +58,8 @@ class MobileNetV1(nn.Module):
         super().__init__()
         if act not in ACTS:
             raise ZooError(f"act={act} is not possible: expected {' or '.join(ACTS)}.{did_you_mean(act, ACTS)}")
+        if width <= 0:
+            raise ZooError(f"width={width} is not possible: expected a number above 0.")
         chans = max(int(32 * width), 1)
         stem_stride = 1 if input_size <= SMALL_INPUT_SIZE else 2
         self.stem = ConvNormAct(in_chans, chans, kernel_size=3, stride=stem_stride, act=ACTS[act])

@@ -48,6 +48,8 @@ class CifarResNet(nn.Module):
         _check_choice("shortcut", shortcut, get_args(Shortcut))
         if shortcut_padding is not None:
             _check_choice("shortcut_padding", shortcut_padding, get_args(Padding))
+            if shortcut != "zero_pad":
+                raise ZooError(f"shortcut_padding is of shortcut=zero_pad, and shortcut={shortcut}: leave it out.")
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)

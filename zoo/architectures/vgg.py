@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from zoo.info import SMALL_INPUT_SIZE, Published, Register, ZooError
-from zoo.layers import init_kaiming
+from zoo.layers import drop_rate_of_head, init_kaiming
 from zoo.registry import register_model
 
 PAPER = "Simonyan and Zisserman 2014, Very deep convolutional networks, arXiv:1409.1556"
@@ -38,11 +38,13 @@ class VGG(nn.Module):
         num_classes: int,
         input_size: int,
         in_chans: int,
-        drop_rate: float,
+        drop_rate: float | None,
         kernel_size: int = 3,
         width: float = 1.0,
     ) -> None:
         super().__init__()
+        if width <= 0:
+            raise ZooError(f"width={width} is not possible: expected a number above 0.")
         self.features = nn.Sequential()
         chans = in_chans
         for base_chans, convs in zip(WIDTHS, _convolutions(depth, kernel_size), strict=True):
@@ -55,6 +57,7 @@ class VGG(nn.Module):
                 chans = out_chans
             self.features.append(nn.MaxPool2d(2, 2))
         small = input_size <= SMALL_INPUT_SIZE
+        drop_rate = drop_rate_of_head(drop_rate, small)
         self.avgpool = nn.AdaptiveAvgPool2d(1 if small else 7)
         self.classifier: nn.Module
         if small:
@@ -111,7 +114,7 @@ def _register(depth: int, *, params: int, gmacs: float) -> None:
         num_classes: int = 1000,
         input_size: int = 224,
         in_chans: int = 3,
-        drop_rate: float = 0.5,
+        drop_rate: float | None = None,
         batch_norm: bool = False,
         kernel_size: int = 3,
         width: float = 1.0,
@@ -133,7 +136,7 @@ def _register_bn(depth: int, *, params: int, gmacs: float, representative: bool 
         num_classes: int = 1000,
         input_size: int = 224,
         in_chans: int = 3,
-        drop_rate: float = 0.5,
+        drop_rate: float | None = None,
         kernel_size: int = 3,
         width: float = 1.0,
     ) -> VGG:

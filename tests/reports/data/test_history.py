@@ -197,6 +197,8 @@ def test_the_command_prints_the_step_draws_it_and_speaks_json(keep, tmp_path):
     for part in ("24 records", "1 of them disturbed", "c000000012", "c000000011", "worse", "−12"):
         assert part in shown.stdout
     assert (tmp_path / "new" / "steps.svg").read_text().count("<svg") == 1
+    refused = history("--figure", str(tmp_path / "new" / "steps.svg" / "x.svg"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     (series,) = json.loads(history("--json").stdout)["series"]
     assert series["searched"]
     assert [step["commit"] for step in series["steps"]] == ["c000000012"]
