@@ -26,10 +26,12 @@ def welch_interval(a: ArrayLike, b: ArrayLike, confidence: float = CONFIDENCE) -
     difference = float(y.mean() - x.mean())
     if min(len(x), len(y)) < 2:
         return difference, math.nan, math.nan
-    if np.ptp(x) == np.ptp(y) == 0:
+    a_part, b_part = _variance(x) / len(x), _variance(y) / len(y)
+    if a_part == b_part == 0:
         return difference, difference, difference
-    interval = stats.ttest_ind(y, x, equal_var=False).confidence_interval(confidence)
-    return difference, float(interval.low), float(interval.high)
+    freedom = (a_part + b_part) ** 2 / (a_part**2 / (len(x) - 1) + b_part**2 / (len(y) - 1))
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(a_part + b_part)
+    return difference, difference - half, difference + half
 
 
 def student_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:

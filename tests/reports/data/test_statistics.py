@@ -39,6 +39,18 @@ def test_welchs_interval_by_hand_and_at_its_edges() -> None:
     assert welch_interval([1, 1], [3, 3]) == (2, 2, 2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_welch_s_interval_is_scipys_and_equal_seeds_are_no_warning() -> None:
+    random = np.random.default_rng(0)
+    for count in (2, 3, 7):
+        a, b = random.normal(size=count), random.normal(1, 3, size=count + 1)
+        expected = stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+        assert welch_interval(a, b)[1:] == pytest.approx((expected.low, expected.high))
+    found = welch_interval([0.1, 0.1, 0.1], [0.2, 0.3, 0.4])
+    half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert found == pytest.approx((0.2, 0.2 - half, 0.2 + half))
+
+
 def test_holm_on_the_textbook_example() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
