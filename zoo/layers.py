@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.info import SMALL_INPUT_SIZE, ZooError
-
 Shortcut = Literal["projection", "zero_pad", "none"]
 Padding = Literal["end", "both"]
 
@@ -19,13 +17,10 @@ Padding = Literal["end", "both"]
 def drop_rate_of_head(drop_rate: float | None, small: bool) -> float:
     """Of the head of AlexNet and VGG: 0.5 where it is left open. Their small-image form has a head without dropout.
 
-    Raises `ZooError` for a rate that this would leave out.
+    Raises `ValueError` for a rate that this would leave out.
     """
     if small and drop_rate:
-        raise ZooError(
-            f"drop_rate={drop_rate} is not possible at {SMALL_INPUT_SIZE} pixels or less, where the head has no "
-            "dropout: leave it out, or set it to 0."
-        )
+        raise ValueError("the head for small images has no dropout; leave the option out, or set it to 0")
     return 0.5 if drop_rate is None else drop_rate
 
 
