@@ -105,7 +105,7 @@ def plot_time_to_target(times: pd.DataFrame, target: float, shown: int = 20, y: 
         axes.set_xscale("log")
         log_room(axes, met.seconds)
         plain_log_axis(axes)
-        axes.set(xlabel=f"Training time to {goal} (s), log scale", ylabel="")
+        axes.set(xlabel=f"Training time to {goal}\n(s), log scale", ylabel="")
         axes.grid(visible=False, axis="y")
         marks = [Line2D([], [], marker="o", ls="", color=QUIET), Line2D([], [], color=ACCENT, lw=2)]
         axes.legend(marks, ["a seed", "median"], loc="best", labelcolor=INK)
