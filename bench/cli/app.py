@@ -19,6 +19,8 @@ from bench.cli.options import (
     ExecutorName,
     ForceOption,
     JsonOption,
+    LimitTestOption,
+    LimitTrainOption,
     MeasureAgainOption,
     ModelArgument,
     ResultsOption,
@@ -108,10 +110,8 @@ def run(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override: --set recipe.lr=0.05.")
     ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(help="Use at most that many training images, val included.")
-    ] = None,
-    limit_test: Annotated[int | None, typer.Option(help="Use at most that many test images.")] = None,
+    limit_train: LimitTrainOption = None,
+    limit_test: LimitTestOption = None,
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Do only the I-th of N parts of the plan, of about equal cost.")
     ] = None,

@@ -42,6 +42,8 @@ SeveralResultsOption = Annotated[
     list[str] | None,
     typer.Option("--results", metavar="DIR", help="Results folder or fsspec URL; repeatable. results if omitted."),
 ]
+LimitTrainOption = Annotated[int | None, typer.Option(help="Use at most that many training images, val included.")]
+LimitTestOption = Annotated[int | None, typer.Option(help="Use at most that many test images.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Train and measure again what is done; earlier records are kept.")
 ]

@@ -17,6 +17,8 @@ from bench.cli.options import (
     DeviceOption,
     ForceOption,
     JsonOption,
+    LimitTestOption,
+    LimitTrainOption,
     MeasureAgainOption,
     OptionalThreadsOption,
     ResultsOption,
@@ -41,10 +43,8 @@ def study(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="'0,1,2' or '0-4'.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Budget of every variant in epochs, in place of its own.")] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(help="Use at most that many training images, val included.")
-    ] = None,
-    limit_test: Annotated[int | None, typer.Option(help="Use at most that many test images.")] = None,
+    limit_train: LimitTrainOption = None,
+    limit_test: LimitTestOption = None,
     weights: Annotated[
         Path | None,
         typer.Option(

@@ -137,7 +137,8 @@ def resolve_plan(
     rates = {model: _rates(plan.recipe, model) for model in models}
     weights_sha256 = _check_weights(plan.pretrained, models)
 
-    input_size = _decoded_size(plan, models, data_dir)
+    prepared = [preprocessing_of(model, plan.pretrained) for model in models]
+    input_size = _decoded_size(plan, prepared, data_dir)
     dataset = load_plan_dataset(plan, input_size, data_dir, on)
     split_train(dataset.train.labels, plan.limit_train, plan.val_fraction, needs_val=plan.target_top1 is not None)
     if dataset.mosaic is not None:
@@ -148,7 +149,7 @@ def resolve_plan(
         one_seed=resolve_models(plan.one_seed),
         data_sha256=dataset.sha256,
         input_size=input_size,
-        network_input_size=_asked_size(plan, models, input_size, mosaic=dataset.mosaic is not None),
+        network_input_size=_asked_size(plan, prepared, input_size, mosaic=dataset.mosaic is not None),
         pretrained_sha256=weights_sha256,
         device=device,
         threads=plan.threads or max(1, defaults.threads // (share * plan.nproc // nodes)),
@@ -182,24 +183,22 @@ def load_plan_dataset(plan: Plan | RunConfig, input_size: int, data_dir: str | P
     )
 
 
-def _decoded_size(plan: Plan, models: list[str], data_dir: str | Path | None) -> int:
+def _decoded_size(plan: Plan, prepared: list[Preprocessing | None], data_dir: str | Path | None) -> int:
     """The side in pixels at which the plan's images are decoded: as asked, or what its models' weights have use for."""
     from bench.data.sources import DECODED_SIZE, decoded_size
 
     if plan.input_size is not None:
         return plan.input_size
-    prepared = [preprocessing_of(model, plan.pretrained) for model in models]
     largest = max((each.input_size for each in prepared if each is not None), default=DECODED_SIZE)
     return decoded_size(plan.data, largest, data_dir=data_dir, label_column=plan.label_column)
 
 
-def _asked_size(plan: Plan, models: list[str], input_size: int, *, mosaic: bool) -> int | None:
+def _asked_size(plan: Plan, prepared: list[Preprocessing | None], input_size: int, *, mosaic: bool) -> int | None:
     """The side in pixels that networks are to take in place of their weights'; None where that changes nothing.
 
     So that the same training has one id.
     """
     asked = input_size if mosaic else plan.input_size
-    prepared = [preprocessing_of(model, plan.pretrained) for model in models]
     return None if {input_size if each is None else each.input_size for each in prepared} == {asked} else asked
 
 

@@ -24,7 +24,7 @@ class Sampled(Protocol):
     """Images without augmentation."""
 
     def sample(self, count: int) -> Iterator[Tensor]:
-        """At most so many images ``B×C×H×W`` from all over the split."""
+        """At most ``count`` images ``B×C×H×W``, from all over the split."""
 
 
 def initialise(model: nn.Module, recipe: Recipe, batches: Sampled) -> None:

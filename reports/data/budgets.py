@@ -33,10 +33,9 @@ def scores_by_cost(runs: pd.DataFrame, history: pd.DataFrame, score: str = "val_
     """The score of each model after each of its epochs, with what training had cost by then.
 
     ``runs`` and ``history`` are tables of `load_runs` and `load_history`. Columns: model, epoch, ``train_seconds``,
-    ``train_macs`` and ``score``, means over seeds. Seconds are the images seen, by their share of the
-    pixels where they are small, over the measured training throughput, so that they do not depend on what else the
-    machine did during the training; NaN where it was not measured. Epochs that only some of a model's seeds have
-    reached are left out.
+    ``train_macs`` and ``score``, means over seeds. Seconds are the images seen, by their share of the pixels where they
+    are small, over the measured training throughput, so that they do not depend on what else the machine did during the
+    training; NaN where it was not measured. Epochs that only some of a model's seeds have reached are left out.
     """
     known = history.merge(runs[["run_id", "macs", "train_throughput_img_per_s"]], on="run_id")
     known = known[known[score].notna() & known.full_size_images.gt(0)]
