@@ -20,15 +20,20 @@ ITERATIONS = 5
 def orthogonalize(matrix: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """About the nearest matrix with orthonormal rows or columns: UVᵀ of the singular value decomposition.
 
-    Singular values of a well-conditioned matrix end up between 0.6 and 1.3.
+    Singular values of a well-conditioned matrix end up between 0.6 and 1.3. Each iteration is a polynomial in XXᵀ times
+    X; these polynomials are multiplied first, since XXᵀ is the smaller matrix.
     """
     a, b, c = NEWTON_SCHULZ
     x: Tensor = matrix.float() / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
+    gram, product = x @ x.T, None
     for _ in range(iterations):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        step = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        step.diagonal().add_(a)
+        product = step if product is None else step @ product
+        gram = step @ gram @ step
+    x = x if product is None else product @ x
     x = x.T if tall else x
     return x.to(matrix.dtype)
 
