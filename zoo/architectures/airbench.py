@@ -6,7 +6,7 @@ A 2×2 convolution without padding, meant to whiten patches and to stay frozen; 
 Batch norms have no scale to train, and their statistics move fast (momentum 0.4 in PyTorch's sense).
 
 Whitening, identities in the convolutions, 64 times the rate on norms' biases and lookahead are options of any recipe
-here (`speedrun` has all but the last), so that the builder draws what PyTorch draws. The paper pools 3×3 maps by a 3×3 window at 32
+here (`speedrun` has them), so that the builder draws what PyTorch draws. The paper pools 3×3 maps by a 3×3 window at 32
 pixels; global pooling is the same there, and takes other sizes.
 """
 
