@@ -17,6 +17,7 @@ from bench.cli.app import app
 from bench.config import list_plans, list_recipes
 from bench.records import read_records
 from reports.data.report_data import load_report_data
+from reports.data.statistics import welch_interval
 from reports.export_figures import export_figures
 
 ROOT = Path(__file__).parent.parent
@@ -212,6 +213,15 @@ def test_what_a_recipe_buys_is_in_the_records():
     }
     shown = {(row[1], row[2].partition(" ")[0], *row[3:]) for row in rows_below("| recipe | epochs")}
     assert shown == known
+
+
+def test_what_bfloat16_costs_is_in_the_records():
+    top1: dict[bool, list[float]] = {False: [], True: []}
+    for record in read_records(ROOT / "results" / "cifar10_recipes")[0]:
+        if record.config["recipe"]["name"] == "fast" and record.config["budget"]["epochs"] == 3:
+            top1[record.environment.get("tuning") is not None].append(record.metrics["test_top1"])
+    change, low, high = (f"{100 * share:+.1f}".replace("-", "−") for share in welch_interval(top1[False], top1[True]))
+    assert f"a difference of {change} points, 95% interval {low} to {high}" in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_the_figures_are_those_of_the_published_report(tmp_path):
