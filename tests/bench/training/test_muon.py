@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.config import Recipe
-from bench.training.muon import Muon, orthogonalize
+from bench.training.muon import ITERATIONS, Muon, orthogonalize
 from bench.training.optim import create_optimizer
 
 
@@ -21,6 +21,18 @@ def test_singular_values_come_close_to_one_and_directions_stay(shape):
     between = torch.nn.functional.cosine_similarity(update.flatten(), (u @ vh).flatten(), dim=0)
     assert between > 0.95
     assert torch.allclose(orthogonalize(1000 * matrix), update, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (64, 576), (128, 27)])
+def test_it_is_the_iteration_as_published(shape):
+    """Jordan 2024: X ← aX + (bA + cA²)X with A = XXᵀ, five times, in float64 and without our rearrangement."""
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    assert torch.allclose(orthogonalize(matrix).double(), x, atol=1e-4)
 
 
 def net():
