@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -205,6 +206,17 @@ def test_the_first_results_are_those_of_the_records():
     ]  # fmt: skip
 
 
+def test_the_comparison_is_that_of_the_records():
+    table = load_report_data(ROOT / "results" / "cifar10_cpu").table
+    assert rows_below("| 5 epochs of `fast`") == [
+        [
+            row.model, with_interval(row), f"{row.seeds:.0f}", f"{row.params:,.0f}", f"{row.macs / 1e6:.3g} M",
+            f"{row.train_seconds:,.0f}", f"{float(f'{row.throughput_img_per_s:.3g}'):,.0f}",
+        ]
+        for row in table.itertuples()
+    ]  # fmt: skip
+
+
 def test_what_a_recipe_buys_is_in_the_records():
     table = load_report_data(ROOT / "results" / "cifar10_recipes").table
     known = {
@@ -221,13 +233,25 @@ def test_what_bfloat16_costs_is_in_the_records():
         if record.config["recipe"]["name"] == "fast" and record.config["budget"]["epochs"] == 3:
             top1[record.environment.get("tuning") is not None].append(record.metrics["test_top1"])
     change, low, high = (f"{100 * share:+.1f}".replace("-", "−") for share in welch_interval(top1[False], top1[True]))
-    assert f"a difference of {change} points, 95% interval {low} to {high}" in (ROOT / "docs" / "results.md").read_text()
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert f"a difference of {change} points, 95% interval {low} to {high}" in page
+
+
+def test_what_the_speedrun_reaches_is_in_the_records():
+    (row,) = load_report_data(ROOT / "results" / "speedrun").table.itertuples()
+    ratios = json.loads((ROOT / "results" / "speedrun_ratio.json").read_text())["ratios"]
+    page = " ".join((ROOT / "docs" / "results.md").read_text().split())
+    assert (
+        f"reaches {100 * row.test_single_view_top1:.1f}% with one view of an image and {100 * row.test_top1:.1f}% with "
+        f"six, after {row.train_seconds:.0f} seconds, one seed"
+    ) in page
+    assert f"takes {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) of the time" in page
 
 
 def test_the_figures_are_those_of_the_published_report(tmp_path):
     written = {
         path.name: path.read_text()
-        for path in export_figures(ROOT / "results" / "cifar10_30s", tmp_path, formats=["svg"])
+        for path in export_figures(ROOT / "results" / "cifar10_cpu", tmp_path, formats=["svg"])
     }
     kept = sorted((ROOT / "docs" / "figures").iterdir())
     assert kept
