@@ -323,7 +323,7 @@ def test_no_published_page_shows_a_long_list_unless_it_is_unfolded(chromium) -> 
 
 def test_a_layers_name_leaves_room_for_its_numbers_on_a_telephone(chromium) -> None:
     """The first column stays in sight while the others are scrolled, and no other does."""
-    page, *_ = (path for path in PUBLISHED if path.name == "resnet20.html")
+    page = next(path for path in PUBLISHED if path.name == "resnet20.html")
     _open(chromium, page.as_uri(), 390)
     chromium.execute_script("document.querySelector('.board').scrollLeft = 1000")
     left = "return [...document.querySelectorAll('.board thead th')].map((cell) => cell.getBoundingClientRect().left)"
