@@ -32,6 +32,7 @@ NOT_HASHED: Final = frozenset({
 
 ADDED_LATER: Final[Mapping[str, Any]] = {
     "recipe.muon_lr": 0.05,
+    "recipe.normalize_filters": False,
     "recipe.norm_bias_lr_factor": 1.0,
     "recipe.lookahead": 0,
     "recipe.whiten": False,

@@ -30,9 +30,11 @@ class Recipe(Frozen):
     ``step_factor`` at each of ``steps``, shares of the budget. ``ema`` is the decay, a step, of averaged weights, which
     are then what is evaluated and kept. ``drop_rate`` and ``batch_norm`` are the architecture's own where left open.
 
-    ``muon`` orthogonalises the updates of filters, at ``muon_lr``, and steps all else as SGD does at ``lr``.
-    ``norm_bias_lr_factor`` multiplies the rate of batch norms' biases. ``lookahead`` is the number of steps after which
-    fast weights return to slow ones (Zhang et al. 2019, arXiv:1907.08610), ever more closely to the end.
+    ``muon`` orthogonalises the updates of filters, at ``muon_lr``, and steps all else as SGD does at ``lr``; with
+    ``normalize_filters`` it keeps the norm of each layer's filters, for networks with batch norms, which that leaves as
+    they are (Jordan 2024). ``norm_bias_lr_factor`` multiplies the rate of batch norms' biases. ``lookahead`` is the
+    number of steps after which fast weights return to slow ones (Zhang et al. 2019, arXiv:1907.08610), ever more
+    closely to the end.
 
     Beginning. ``whiten`` makes the first convolution decorrelate patches of the training images, and freezes it;
     ``dirac`` begins the other convolutions as identities. For ``small_epochs`` images are ``small_size`` pixels large.
@@ -84,6 +86,7 @@ class Recipe(Frozen):
     head_epochs: Annotated[int, Field(ge=0)] = 0
     head_lr: Positive | None = None
     muon_lr: Positive = 0.05
+    normalize_filters: bool = False
     norm_bias_lr_factor: Positive = 1.0
     lookahead: Annotated[int, Field(ge=0)] = 0
     whiten: bool = False
@@ -111,6 +114,12 @@ class Recipe(Frozen):
             raise ValueError("small_epochs needs a small_size, the side in pixels of the images in these epochs")
         if self.lookahead and self.ema is not None:
             raise ValueError("lookahead and ema both average the weights: set lookahead to 0, or leave ema out")
+        return self
+
+    @model_validator(mode="after")
+    def _filters_are_muons(self) -> Self:
+        if self.normalize_filters and self.optimizer != "muon":
+            raise ValueError(f"normalize_filters is Muon's: set optimizer to 'muon' in place of {self.optimizer!r}")
         return self
 
     @property

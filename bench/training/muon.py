@@ -42,11 +42,14 @@ class Muon(torch.optim.Optimizer):
     """Muon for the groups with ``orthogonal``, Nesterov or plain momentum SGD for the others.
 
     Orthogonal updates are scaled by the root of rows over columns where there are more rows, so that a rate suits
-    filters of any shape; their weight decay is decoupled, that of the others is SGD's.
+    filters of any shape; their weight decay is decoupled, that of the others is SGD's. ``normalized`` filters end each
+    step with the root of their number as their norm (Jordan 2024, github.com/KellerJordan/cifar10-airbench): a rate is
+    then the share of the weights that a step replaces.
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.9, nesterov: bool = True) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.0, "orthogonal": False}
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": 0.0}
+        defaults |= {"orthogonal": False, "normalized": False}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -75,3 +78,5 @@ class Muon(torch.optim.Optimizer):
             scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
             update = (orthogonalize(flat) * scale).view(update.shape)
         parameter.add_(update, alpha=-group["lr"])
+        if group["normalized"]:
+            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())

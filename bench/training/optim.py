@@ -68,7 +68,7 @@ def create_optimizer(
             "lr": (recipe.muon_lr if is_filter else lr) * factor,
             "weight_decay": 0.0 if spared else decay / (recipe.norm_bias_lr_factor if is_raised else 1.0),
         }
-        | ({"orthogonal": True} if is_filter else {})
+        | ({"orthogonal": True, "normalized": recipe.normalize_filters} if is_filter else {})
         for is_filter, spared, factor, is_raised in sorted(sorted_out, key=lambda key: (*key[:2], key[2] != 1.0))
     ]
     if recipe.optimizer == "muon":

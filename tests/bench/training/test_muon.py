@@ -69,6 +69,24 @@ def test_the_head_is_no_filter_and_the_first_group_is_at_the_peak_rate():
     assert groups[2]["params"][0] is model[0].weight
 
 
+def test_normalized_filters_keep_their_norm_and_the_direction_of_their_step():
+    ours, free = net(), net()
+    with torch.no_grad():
+        for model in (ours, free):
+            model[0].weight.mul_(8**0.5 / model[0].weight.norm())
+    step(ours, create_optimizer(ours, Recipe(optimizer="muon", muon_lr=0.1, normalize_filters=True), 0.01, 0.0, ["3"]))
+    step(free, create_optimizer(free, Recipe(optimizer="muon", muon_lr=0.1), 0.01, 0.0, ["3"]))
+    assert ours[0].weight.norm().item() == pytest.approx(8**0.5)
+    assert free[0].weight.norm().item() != pytest.approx(8**0.5, rel=1e-4)
+    assert torch.allclose(ours[0].weight, free[0].weight * (8**0.5 / free[0].weight.norm()))
+    assert torch.equal(ours[3].weight, free[3].weight)
+
+
+def test_only_muon_normalizes():
+    with pytest.raises(ValueError, match="normalize_filters is Muon's"):
+        Recipe(normalize_filters=True)
+
+
 def test_state_is_restored():
     first, second = net(), net()
     recipe = Recipe(optimizer="muon")
