@@ -180,7 +180,7 @@ class Plan(Frozen):
         return self
 
     @model_validator(mode="after")
-    def _small_images_cost_less(self) -> Self:
+    def _small_images_fit_the_budget(self) -> Self:
         if self.recipe.small_epochs and self.budget is not None and self.budget.macs is not None:
             raise ValueError(
                 "a budget in MACs counts images of full size, and the recipe's small_epochs have smaller ones: give "
